@@ -1,0 +1,51 @@
+# One virtual environment in .venv; a stamp per set of extras, renewed when pyproject.toml or constraints.txt change.
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile
+
+export RAY_USAGE_STATS_ENABLED := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check faults bench clean
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/.installed-build ## build and search a release of the small catalogue in configs/demo
+	$(BIN)/nightcrate nightly -c configs/demo.yaml
+	@echo
+	$(BIN)/nightcrate search file://./build/demo/store "songs about rain" -k 5
+	@echo
+	$(BIN)/nightcrate search file://./build/demo/store "orchestral baroque music" -k 5
+	@echo
+	@echo 'Next, your own words:'
+	@echo '  $(BIN)/nightcrate search file://./build/demo/store "christmas episode" --collection tracks -k 5'
+	@echo 'and your own catalogue: copy configs/local.yaml, then'
+	@echo '  $(BIN)/nightcrate plan -c my.yaml'
+
+test: .venv/.installed-test ## all tests but the long forms
+	$(PYTEST)
+
+check: .venv/.installed-test ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+faults: .venv/.installed-test ## the long form of the fault tests
+	$(PYTEST) -m faults
+
+bench: .venv/.installed-bench ## measure against the peers; writes build/bench.json
+	@mkdir -p build
+	$(BIN)/python tests/benchmarks/run.py --out build/bench.json
+
+clean: ## delete build/ and the caches; .venv stays
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+.venv/.installed-%: pyproject.toml constraints.txt | .venv/bin/pip
+	@echo "Installing nightcrate[$*] into .venv (a few minutes the first time)"
+	@$(BIN)/pip install --quiet -c constraints.txt -e '.[$*]'
+	@touch $@

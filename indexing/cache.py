@@ -1,0 +1,98 @@
+"""Blobs on the local disk, named by their content, shared by every process that uses the same folder."""
+
+import hashlib
+import os
+import uuid
+from pathlib import Path
+
+from indexing.errors import DamagedError, ObjectNotFound, StoreUnavailable
+from indexing.release.manifest import Blob, blob_key
+from indexing.store import Store
+
+_FileState = tuple[int, int, int]
+
+
+class BlobCache:
+    """Local copies of blobs under `folder`. A copy is hashed when it arrives, and once by each process that uses it.
+
+    Safe for threads and processes: files appear whole by rename, and equal names mean equal bytes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._verified: dict[str, _FileState] = {}
+
+    def fetch(self, store: Store, blob: Blob) -> Path:
+        """The verified local copy of a blob, downloaded where there is none or a damaged one.
+
+        Raises DamagedError where the store lacks the blob or holds other bytes under its name.
+        """
+        path = self.folder / blob.sha256[:2] / blob.sha256
+        if not self._is_sound(path, blob):
+            self._download(store, blob, path)
+        return path
+
+    def _is_sound(self, path: Path, blob: Blob) -> bool:
+        try:
+            state = _file_state(path)
+            if self._verified.get(blob.sha256) == state:
+                return True
+            if path.stat().st_size != blob.size_bytes or hash_file(path) != blob.sha256:
+                path.unlink(missing_ok=True)
+                return False
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        self._verified[blob.sha256] = state
+        return True
+
+    def _download(self, store: Store, blob: Blob, path: Path) -> None:
+        self._make_folder(path.parent)
+        temporary = path.with_name(f"{blob.sha256}.{uuid.uuid4().hex}.tmp")
+        try:
+            download_verified(store, blob, temporary)
+            state = _file_state(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._verified[blob.sha256] = state
+
+    def _make_folder(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreUnavailable(f"expected a cache folder that can be written, got {folder}: {error}") from error
+
+
+def default_cache_folder() -> Path:
+    """$NIGHTCRATE_CACHE, else nightcrate in $XDG_CACHE_HOME, else ~/.cache/nightcrate."""
+    if folder := os.environ.get("NIGHTCRATE_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nightcrate"
+
+
+def download_verified(store: Store, blob: Blob, path: Path) -> None:
+    """Downloads a blob to `path` and hashes what the disk now holds. DamagedError unless size and digest are right."""
+    key = blob_key(blob.sha256)
+    info = store.head(key)
+    if info is None:
+        raise DamagedError(f"expected blob {store.describe(key)} of {blob.size_bytes} bytes, found nothing there")
+    if info.size_bytes != blob.size_bytes:
+        raise DamagedError(f"expected blob {store.describe(key)} of {blob.size_bytes} bytes, got {info.size_bytes}")
+    try:
+        store.download(key, path)
+    except ObjectNotFound as error:
+        raise DamagedError(f"expected blob {store.describe(key)}, it vanished while being read") from error
+    sha256 = hash_file(path)
+    if sha256 != blob.sha256:
+        raise DamagedError(f"expected blob {store.describe(key)} as its name says, got bytes of sha256 {sha256}")
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _file_state(path: Path) -> _FileState:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,221 @@
+"""The catalogue contract: which columns a row has, which rows are good, how an item reads as text, its fingerprint."""
+
+import difflib
+import hashlib
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .errors import ConfigError, DataError
+
+STRINGS = pa.list_(pa.string())
+CONTRACT = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("item_type", pa.string(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("creators", STRINGS),
+        pa.field("parent_title", pa.string()),
+        pa.field("description", pa.string()),
+        pa.field("genres", STRINGS),
+        pa.field("language", pa.string()),
+        pa.field("popularity", pa.float32()),
+    ]
+)
+REQUIRED = ("item_id", "item_type", "title")
+FINGERPRINT_TYPE = pa.binary(16)
+
+
+def conform_schema(schema: pa.Schema, source: str, required: Sequence[str] = REQUIRED) -> pa.Schema:
+    """The schema that rows of `source` are cast to: the contract's types, then any other column as it is.
+
+    Raises DataError when a required column is missing or a contract column has a type that does not convert.
+    """
+    missing = [name for name in required if name not in schema.names]
+    if missing:
+        raise DataError(f"{source}: expected columns {', '.join(required)}; {', '.join(missing)} not found")
+    for field in CONTRACT:
+        if field.name in schema.names and not _converts(schema.field(field.name).type, field.type):
+            raise DataError(
+                f"{source}: expected column {field.name} as {field.type}, got {schema.field(field.name).type}"
+            )
+    return pa.schema([*CONTRACT, *(field for field in schema if field.name not in CONTRACT.names)])
+
+
+def _converts(actual: pa.DataType, expected: pa.DataType) -> bool:
+    if pa.types.is_null(actual):
+        return True
+    if pa.types.is_dictionary(actual):
+        actual = actual.value_type
+    if pa.types.is_list(expected):
+        is_list = pa.types.is_list(actual) or pa.types.is_large_list(actual) or pa.types.is_list_view(actual)
+        return is_list and _converts(actual.value_type, expected.value_type)
+    if pa.types.is_string(expected):
+        return pa.types.is_string(actual) or pa.types.is_large_string(actual) or pa.types.is_string_view(actual)
+    return pa.types.is_floating(actual) or pa.types.is_integer(actual)
+
+
+def conform_table(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`table` with the columns of `schema` in that order, cast, and nulls where a column is missing."""
+    columns = [
+        table.column(field.name).cast(field.type, safe=False)
+        if field.name in table.column_names
+        else pa.chunked_array([pa.nulls(table.num_rows, field.type)])
+        for field in schema
+    ]
+    return pa.table(columns, schema=pa.schema([field.with_nullable(True) for field in schema]))
+
+
+def split_rows(table: pa.Table, item_types: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+    """The rows that keep the contract, and those that break it with a column `reason`. Duplicates are found elsewhere."""
+    undecodable = _invalid_utf8(table)
+    if pc.any(undecodable).as_py():
+        table = _blank_strings(table, undecodable)
+    known = pc.is_in(table["item_type"], value_set=pa.array(item_types, pa.string()))
+    reasons = pc.case_when(
+        pc.make_struct(
+            undecodable,
+            _is_blank(table["item_id"]),
+            _is_blank(table["item_type"]),
+            _is_blank(table["title"]),
+            pc.invert(known),
+        ),
+        "a string is not valid UTF-8",
+        "item_id is null or blank",
+        "item_type is null or blank",
+        "title is null or blank",
+        pc.binary_join_element_wise("item_type '", table["item_type"], "' is in no collection", ""),
+        pa.scalar(None, pa.string()),
+    )
+    is_good = pc.is_null(reasons)
+    bad = table.append_column("reason", reasons).filter(pc.invert(is_good))
+    return table.filter(is_good), bad
+
+
+def _is_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
+
+
+def _invalid_utf8(table: pa.Table) -> pa.Array:
+    """bool (num_rows,). Arrow checks whole columns fast but names no row, so rows are searched only in a bad column."""
+    bad = pa.repeat(False, table.num_rows)
+    for name in table.column_names:
+        try:
+            table[name].validate(full=True)
+        except pa.ArrowInvalid:
+            bad = pc.or_(bad, pa.array([not _decodes(value) for value in _as_bytes(table[name])]))
+    return bad
+
+
+def _as_bytes(column: pa.ChunkedArray) -> list[object]:
+    is_list = pa.types.is_list(column.type)
+    return column.cast(pa.list_(pa.binary()) if is_list else pa.binary()).to_pylist()
+
+
+def _decodes(value: object) -> bool:
+    try:
+        for part in value if isinstance(value, list) else [value]:
+            (part or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _blank_strings(table: pa.Table, rows: pa.Array) -> pa.Table:
+    """`table` with the text of the marked rows emptied: Arrow's kernels and Parquet's readers refuse invalid UTF-8."""
+    columns = {}
+    for name in table.column_names:
+        column = table[name]
+        is_text = pa.types.is_string(column.type) or column.type == STRINGS
+        columns[name] = pc.if_else(rows, pa.scalar(None, column.type), column) if is_text else column
+    return pa.table(columns)
+
+
+@dataclass(frozen=True)
+class TextTemplate:
+    """A parsed template such as `{title} — {creators}`: (literal, field) pairs and a closing literal.
+
+    A literal belongs to the field behind it (the closing one to the last field) and is left out with it; between two
+    fields it is also left out while nothing stands before it. So missing fields leave no stray separators.
+    """
+
+    parts: tuple[tuple[str, str], ...]
+    closing: str
+
+    def render(self, table: pa.Table) -> pa.Array:
+        """string (num_rows,): blank strings, nulls and empty lists count as missing; lists are joined by ', '."""
+        text = pa.repeat("", table.num_rows)
+        for number, (literal, field) in enumerate(self.parts):
+            value = _as_text(table[field])
+            present = pc.not_equal(value, "")
+            lead = literal if number == 0 else pc.if_else(pc.equal(text, ""), "", literal)
+            tail = self.closing if number == len(self.parts) - 1 else ""
+            addition = pc.binary_join_element_wise(lead, value, tail, "")
+            text = pc.binary_join_element_wise(text, pc.if_else(present, addition, ""), "")
+        return text
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.Array:
+    array = column.combine_chunks()
+    if pa.types.is_list(array.type):
+        # Nulls inside a list would make the whole join null.
+        values = pc.fill_null(array.values.cast(pa.string()), "")
+        array = pc.binary_join(pa.ListArray.from_arrays(array.offsets, values, mask=pc.is_null(array)), ", ")
+    return pc.fill_null(pc.utf8_trim_whitespace(array.cast(pa.string())), "")
+
+
+def parse_templates(text: Mapping[str, str], fields: Sequence[str], item_types: Sequence[str]) -> dict[str, TextTemplate]:
+    """item_type → template, `text['default']` where the type has none. Raises ConfigError naming what is unknown."""
+    unknown = sorted(set(text) - set(item_types) - {"default"})
+    if unknown:
+        raise ConfigError(
+            f"catalogue.text: '{unknown[0]}' is no item type of any collection (they are {', '.join(sorted(item_types))})"
+        )
+    without = sorted(set(item_types) - set(text)) if "default" not in text else []
+    if without:
+        raise ConfigError(f"catalogue.text: no template for item type '{without[0]}' and no default")
+    return {
+        name: _parse_template(text.get(name, text.get("default", "")), name if name in text else "default", fields)
+        for name in item_types
+    }
+
+
+def _parse_template(template: str, name: str, fields: Sequence[str]) -> TextTemplate:
+    try:
+        pieces = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ConfigError(f"catalogue.text.{name}: {error} in '{template}'") from error
+    parts = tuple((literal, field) for literal, field, _, _ in pieces if field is not None)
+    for _, field in parts:
+        if field not in fields:
+            near = difflib.get_close_matches(field, fields, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"fields are {', '.join(fields)}"
+            raise ConfigError(f"catalogue.text.{name}: the catalogue has no field '{field}'; {hint}")
+    if not parts:
+        raise ConfigError(f"catalogue.text.{name}: expected at least one {{field}}, got '{template}'")
+    closing = pieces[-1][0] if pieces[-1][1] is None else ""
+    return TextTemplate(parts, closing)
+
+
+def render_texts(table: pa.Table, templates: Mapping[str, TextTemplate]) -> pa.Array:
+    """string (num_rows,): each row's text by the template of its item type (all of which must be in `templates`)."""
+    texts = pa.nulls(table.num_rows, pa.string())
+    for template in sorted(set(templates.values()), key=repr):
+        item_types = [name for name, other in templates.items() if other == template]
+        mask = pc.is_in(table["item_type"], value_set=pa.array(item_types)).combine_chunks()
+        texts = pc.replace_with_mask(texts, mask, template.render(table.filter(mask)))
+    return texts
+
+
+def row_fingerprints(texts: pa.Array, encoder_fingerprint: str) -> pa.Array:
+    """fixed_size_binary(16) (num_rows,): BLAKE2b-128 of the encoder's fingerprint and the text. Same value, same vector."""
+    base = hashlib.blake2b(encoder_fingerprint.encode() + b"\0", digest_size=16)
+    digests = []
+    for text in texts.to_pylist():
+        row = base.copy()
+        row.update(text.encode())
+        digests.append(row.digest())
+    return pa.array(digests, FINGERPRINT_TYPE)

@@ -1,0 +1,22 @@
+"""Texts to unit vectors. Only this package knows torch, and it is imported when an encoder is loaded, not before."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from indexing.encoder.settings import EncoderSettings, EncodeStats
+from indexing.encoder.source import encoder_digest, encoder_files, resolve_model
+
+if TYPE_CHECKING:
+    from indexing.encoder.encoder import Encoder
+
+__all__ = ["EncodeStats", "EncoderSettings", "encoder_digest", "encoder_files", "load_encoder", "resolve_model"]
+
+
+def load_encoder(path: Path, settings: EncoderSettings, *, num_threads: int | None = None) -> "Encoder":
+    """Load a sentence-transformers folder (or a plain transformers one); nothing is fetched, no code of it is run.
+
+    num_threads sets torch's threads for the whole process. Raises ConfigError naming what is missing or unsupported.
+    """
+    from indexing.encoder.load import load
+
+    return load(path, settings, num_threads=num_threads)

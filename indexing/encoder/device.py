@@ -1,0 +1,41 @@
+"""Which device, which number format, how many tokens at once."""
+
+from pathlib import Path
+
+import torch
+
+from indexing.errors import ConfigError
+
+CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+def pick_device(name: str) -> torch.device:
+    """Raises ConfigError when the device is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"encoder.device: expected {name} to be there, got {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """bfloat16 only where the hardware multiplies in it: emulated, it is slower than float32."""
+    if name != "auto":
+        return torch.bfloat16 if name == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device)[0] >= 8
+    else:
+        fast = bool(CPU_FLAGS & cpu_flags())
+    return torch.bfloat16 if fast else torch.float32
+
+
+def cpu_flags() -> set[str]:
+    """The processor's features as Linux lists them; empty elsewhere."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    return set(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+
+
+def default_batch_tokens(device: torch.device) -> int:
+    return 65_536 if device.type == "cuda" else 1_024

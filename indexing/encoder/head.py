@@ -1,0 +1,73 @@
+"""Token vectors to text vectors: pooling, Dense layers, truncation, unit norm. Always in float32.
+
+Shape letters: B texts, T tokens, H hidden size, D output dimension.
+"""
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from indexing.encoder.layout import WEIGHTS, DenseLayout, Layout
+from indexing.errors import ConfigError
+
+ACTIVATIONS = {
+    kind.__name__: kind
+    for kind in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.ELU, nn.LeakyReLU, nn.Softplus)
+}
+
+
+class Head(nn.Module):
+    """What follows the transformer. Raises ConfigError when built from Dense layers that do not fit."""
+
+    def __init__(self, layout: Layout, hidden_size: int, dim: int | None) -> None:
+        super().__init__()
+        self.pooling = layout.pooling
+        self.steps = nn.ModuleList(
+            _Normalize() if step is None else _load_dense(layout, step) for step in layout.head
+        )
+        full_dim = hidden_size
+        for step in layout.head:
+            if step is not None and step.in_features != full_dim:
+                raise ConfigError(f"{layout.root}/{step.folder}: expected {full_dim} inputs, got {step.in_features}")
+            full_dim = step.out_features if step is not None else full_dim
+        self.dim = dim or layout.truncate_dim or full_dim
+        if self.dim > full_dim:
+            raise ConfigError(f"encoder.dim: expected at most {full_dim}, the model's own, got {self.dim}")
+
+    def forward(self, hidden_BTH: torch.Tensor, lengths_B: torch.Tensor, num_prompt_tokens: int) -> torch.Tensor:
+        """float32 (B, D), unit norm. Texts are padded on the right; the first num_prompt_tokens are left out."""
+        vectors = self.pool(hidden_BTH, lengths_B, num_prompt_tokens)
+        for step in self.steps:
+            vectors = step(vectors)
+        return nn.functional.normalize(vectors[:, : self.dim], dim=-1)
+
+    def pool(self, hidden_BTH: torch.Tensor, lengths_B: torch.Tensor, num_prompt_tokens: int) -> torch.Tensor:
+        if self.pooling == "cls":
+            first_B = torch.full_like(lengths_B, num_prompt_tokens).clamp(max=lengths_B - 1)
+            return hidden_BTH[torch.arange(len(lengths_B), device=lengths_B.device), first_B].float()
+        if self.pooling == "lasttoken":
+            return hidden_BTH[torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1].float()
+        positions_T = torch.arange(hidden_BTH.shape[1], device=lengths_B.device)
+        inside_BT = (positions_T < lengths_B[:, None]) & (positions_T >= num_prompt_tokens)
+        # A product of weights and vectors sums in float32 without a float32 copy of the hidden states.
+        weights_B1T = inside_BT.to(hidden_BTH.dtype)[:, None]
+        return (weights_B1T @ hidden_BTH)[:, 0].float() / inside_BT.sum(1, keepdim=True).clamp(min=1)
+
+
+class _Normalize(nn.Module):
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(vectors, dim=-1)
+
+
+def _load_dense(layout: Layout, dense: DenseLayout) -> nn.Module:
+    folder = layout.root / dense.folder
+    if dense.activation not in ACTIVATIONS:
+        raise ConfigError(f"{folder}: expected an activation of {', '.join(ACTIVATIONS)}, got {dense.activation}")
+    linear = nn.Linear(dense.in_features, dense.out_features, bias=dense.bias)
+    weights = {name.removeprefix("linear."): value.float() for name, value in load_file(folder / WEIGHTS).items()}
+    try:
+        linear.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{folder}/{WEIGHTS}: expected the weights of its config.json, got {reason}") from error
+    return nn.Sequential(linear, ACTIVATIONS[dense.activation]())

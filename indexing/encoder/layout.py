@@ -1,0 +1,220 @@
+"""What a sentence-transformers folder says: its modules, prompts and limits, read as plain JSON.
+
+Both the old (2.x) and the new (6.x) way of writing are understood. Whatever would change the vectors and is not
+implemented here is refused by name; nothing is guessed. Format: https://sbert.net/docs/sentence_transformer/usage/custom_models.html
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from indexing.errors import ConfigError
+
+POOLING_MODES = ("mean", "cls", "lasttoken")
+TRANSFORMER_CONFIGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+TOKENIZERS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
+TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+# Keys of the Transformer module that say how it was loaded, not what it computes.
+HARMLESS_ARGUMENTS = {"torch_dtype", "dtype", "attn_implementation", "trust_remote_code", "model_max_length"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseLayout:
+    folder: str
+    in_features: int
+    out_features: int
+    bias: bool
+    activation: str
+    """Name of the class in torch.nn, such as Tanh or Identity."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    root: Path
+    transformer: str
+    """Folder of the transformer, relative to root; '' is root itself."""
+    pooling: str
+    """One of POOLING_MODES."""
+    include_prompt: bool
+    """False: the prompt's tokens are read by the model but left out of the pooling."""
+    head: tuple[DenseLayout | None, ...]
+    """What follows the pooling, in order; None stands for Normalize."""
+    prompts: dict[str, str]
+    """Resolved for 'query' and 'document'; '' where there is none."""
+    max_tokens: int | None
+    do_lower_case: bool
+    truncate_dim: int | None
+    files: tuple[str, ...]
+    """Relative POSIX names of all files that make the encoder, sorted."""
+
+
+def read_layout(root: Path) -> Layout:
+    """Read the folder's JSON. Raises ConfigError naming what is missing, unknown or unsafe."""
+    if not root.is_dir():
+        raise ConfigError(f"expected a model folder, got {root}, which {'is a file' if root.exists() else 'is missing'}")
+    modules = _read_modules(root)
+    model_config = _read_json(root / "config_sentence_transformers.json", missing={})
+    if model_config.get("model_type", "SentenceTransformer") != "SentenceTransformer":
+        raise ConfigError(f"expected a dense model in {root}, got model_type {model_config['model_type']!r}")
+    transformer = modules[0][1]
+    settings = _read_transformer_settings(root / transformer, is_plain=len(modules) == 1)
+    pooling = _read_pooling(root, modules[1][1]) if len(modules) > 1 else _default_pooling(root)
+    files = {name for name in ("modules.json", "config_sentence_transformers.json") if (root / name).is_file()}
+    files.update(_join(transformer, name) for name in _transformer_files(root / transformer))
+    for kind, folder in modules[1:]:
+        files.update(_join(folder, name) for name in _head_files(root / folder, kind))
+    return Layout(
+        root=root,
+        transformer=transformer,
+        pooling=pooling[0],
+        include_prompt=pooling[1],
+        head=tuple(_read_dense(root, folder) if kind == "Dense" else None for kind, folder in modules[2:]),
+        prompts=_resolve_prompts(model_config),
+        max_tokens=settings.get("max_seq_length"),
+        do_lower_case=bool(settings.get("do_lower_case", False)),
+        truncate_dim=model_config.get("truncate_dim"),
+        files=tuple(sorted(files)),
+    )
+
+
+def _read_json(path: Path, *, missing: Any = None) -> Any:
+    """The parsed file, or `missing` where there is none and a default was given."""
+    if not path.is_file():
+        if missing is None:
+            raise ConfigError(f"expected the model file {path}, but it is missing")
+        return missing
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"expected JSON in {path}, got {error}") from error
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _inside(name: str, source: Path) -> str:
+    """A model file must not reach out of its folder."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name:
+        raise ConfigError(f"expected a path inside the model in {source}, got {name!r}")
+    return "" if str(path) == "." else str(path)
+
+
+def _read_modules(root: Path) -> list[tuple[str, str]]:
+    """(class name, folder) of every module: Transformer, Pooling, then any of Dense and Normalize."""
+    path = root / "modules.json"
+    if not path.is_file():
+        return [("Transformer", "")]
+    entries = [(entry["type"].rsplit(".", 1)[-1], _inside(entry["path"], path)) for entry in _read_json(path)]
+    kinds = [kind for kind, _ in entries]
+    for position, kind in enumerate(kinds):
+        allowed = {0: ("Transformer",), 1: ("Pooling",)}.get(position, ("Dense", "Normalize"))
+        if kind not in allowed:
+            raise ConfigError(f"{path}: expected module {position} to be {' or '.join(allowed)}, got {kind}")
+    if len(kinds) < 2:
+        raise ConfigError(f"{path}: expected a Transformer and a Pooling module, got {kinds}")
+    return entries
+
+
+def _read_transformer_settings(folder: Path, *, is_plain: bool) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for name in TRANSFORMER_CONFIGS:
+        if not settings and not is_plain:
+            settings = _read_json(folder / name, missing={})
+    for key in ("model_args", "model_kwargs", "config_args", "config_kwargs", "tokenizer_args", "processor_kwargs"):
+        unknown = set(settings.get(key) or {}) - HARMLESS_ARGUMENTS
+        if unknown:
+            raise ConfigError(f"{folder}: expected no {key} that change the model, got {', '.join(sorted(unknown))}")
+    for key in ("query_expansion", "query_length", "document_length", "processing_kwargs", "tokenizer_name_or_path"):
+        if settings.get(key):
+            raise ConfigError(f"{folder}: expected a plain text encoder, got {key}, which is not supported")
+    if settings.get("transformer_task", "feature-extraction") != "feature-extraction":
+        raise ConfigError(f"{folder}: expected task feature-extraction, got {settings['transformer_task']}")
+    has_template = is_plain and _has_chat_template(folder)
+    if has_template or "message" in settings.get("modality_config", {}):
+        raise ConfigError(f"{folder}: expected texts as input, got a model that wraps them in a chat template")
+    return settings
+
+
+def _has_chat_template(folder: Path) -> bool:
+    return (folder / "chat_template.jinja").is_file() or bool(
+        _read_json(folder / "tokenizer_config.json", missing={}).get("chat_template")
+    )
+
+
+def _default_pooling(root: Path) -> tuple[str, bool]:
+    """Without modules.json sentence-transformers takes the mean, or the last token of a causal language model."""
+    config = _read_json(root / "config.json")
+    is_causal = (config.get("architectures") or [""])[0].endswith("ForCausalLM") and config.get("is_causal", True)
+    return ("lasttoken" if is_causal else "mean"), True
+
+
+def _read_pooling(root: Path, folder: str) -> tuple[str, bool]:
+    path = root / folder / "config.json"
+    config = _read_json(path)
+    old = {"pooling_mode_lasttoken": "lasttoken"} | {
+        f"pooling_mode_{mode}_tok" + ("en" if mode == "cls" else "ens"): mode
+        for mode in ("cls", "max", "mean", "mean_sqrt_len", "weightedmean")
+    }
+    modes = config.get("pooling_mode") or [mode for key, mode in old.items() if config.get(key)] or "mean"
+    modes = [modes] if isinstance(modes, str) else list(modes)
+    if len(modes) != 1 or modes[0] not in POOLING_MODES:
+        raise ConfigError(f"{path}: expected one pooling mode of {', '.join(POOLING_MODES)}, got {', '.join(modes)}")
+    return modes[0], bool(config.get("include_prompt", True))
+
+
+def _read_dense(root: Path, folder: str) -> DenseLayout:
+    path = root / folder / "config.json"
+    config = _read_json(path)
+    for key, default in (("module_input_name", "sentence_embedding"), ("use_residual", False)):
+        if config.get(key, default) != default:
+            raise ConfigError(f"{path}: expected {key} {default}, got {config[key]}")
+    activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")
+    if not activation.startswith("torch.nn."):
+        raise ConfigError(f"{path}: expected an activation of torch.nn, got {activation}")
+    return DenseLayout(
+        folder=folder,
+        in_features=config["in_features"],
+        out_features=config["out_features"],
+        bias=config.get("bias", True),
+        activation=activation.rsplit(".", 1)[-1],
+    )
+
+
+def _resolve_prompts(config: dict[str, Any]) -> dict[str, str]:
+    """As `encode_query` and `encode_document` of sentence-transformers 6 choose: 'query' and 'document' always
+    exist, so neither other names (passage, corpus) nor the default prompt ever come into play."""
+    saved = config.get("prompts") or {}
+    return {kind: saved.get(kind) or "" for kind in ("query", "document")}
+
+
+def _transformer_files(folder: Path) -> list[str]:
+    names = ["config.json", *_weight_files(folder)]
+    tokenizer = next((names for names in TOKENIZERS if all((folder / name).is_file() for name in names)), None)
+    if tokenizer is None:
+        raise ConfigError(f"expected a tokenizer (tokenizer.json, vocab.txt or vocab.json) in {folder}, got none")
+    optional = (*TOKENIZER_EXTRAS, *TRANSFORMER_CONFIGS)
+    return names + list(tokenizer) + [name for name in optional if (folder / name).is_file()]
+
+
+def _weight_files(folder: Path) -> list[str]:
+    if (folder / WEIGHTS).is_file():
+        return [WEIGHTS]
+    if (folder / WEIGHTS_INDEX).is_file():
+        index = _read_json(folder / WEIGHTS_INDEX)
+        return [WEIGHTS_INDEX, *sorted({_inside(name, folder) for name in index["weight_map"].values()})]
+    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    found = f"only {', '.join(pickles)}, a pickle, which could run code" if pickles else "none"
+    raise ConfigError(f"expected weights as {WEIGHTS} in {folder}, got {found}")
+
+
+def _head_files(folder: Path, kind: str) -> list[str]:
+    if kind == "Normalize":
+        return ["config.json"] if (folder / "config.json").is_file() else []
+    return ["config.json", *(_weight_files(folder) if kind == "Dense" else [])]

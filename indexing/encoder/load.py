@@ -1,0 +1,143 @@
+"""From a folder to an Encoder: tokenizer, transformer and head, each complete or refused."""
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from tokenizers import normalizers
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+
+from indexing.encoder.device import pick_device, pick_dtype
+from indexing.encoder.encoder import Encoder
+from indexing.encoder.head import Head
+from indexing.encoder.layout import Layout, read_layout
+from indexing.encoder.settings import EncoderSettings
+from indexing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+# Weights that no vector depends on: poolers and buffers, and the heads of checkpoints made for another task.
+HARMLESS_MISSING = re.compile(r"(^|\.)(pooler\.|position_ids$)")
+HARMLESS_UNEXPECTED = re.compile(r"(^|\.)(pooler\.|position_ids$)|^(cls|lm_head|vocab_\w+)\.")
+
+
+def load(path: Path, settings: EncoderSettings, *, num_threads: int | None) -> Encoder:
+    """See `indexing.encoder.load_encoder`."""
+    layout = read_layout(path)
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    device = pick_device(settings.device)
+    dtype = pick_dtype(settings.dtype, device)
+    with _quiet_transformers():
+        config = _load_config(layout)
+        tokenizer = _load_tokenizer(layout)
+        model = _load_model(layout, config, dtype)
+    head = Head(layout, config.hidden_size, settings.dim)
+    return Encoder(
+        model=model.to(device).eval(),
+        head=head.to(device).eval(),
+        tokenizer=tokenizer,
+        prompts=layout.prompts,
+        include_prompt=layout.include_prompt,
+        max_tokens=_max_tokens(layout, config, tokenizer, settings.max_tokens),
+        batch_tokens=settings.batch_tokens,
+    )
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars and load reports: what they would say is checked here and raised."""
+    quiet = transformers.utils.logging
+    verbosity, had_bar = quiet.get_verbosity(), quiet.is_progress_bar_enabled()
+    quiet.set_verbosity_error()
+    quiet.disable_progress_bar()
+    try:
+        yield
+    finally:
+        quiet.set_verbosity(verbosity)
+        if had_bar:
+            quiet.enable_progress_bar()
+
+
+def _load_config(layout: Layout) -> Any:
+    folder = layout.root / layout.transformer
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(f"expected an architecture that transformers knows in {folder}, got: {reason}") from error
+    if not isinstance(getattr(config, "hidden_size", None), int):
+        raise ConfigError(f"expected a text encoder in {folder}, got model type {config.model_type}")
+    if hasattr(config, "use_cache"):
+        config.use_cache = False
+    return config
+
+
+def _load_tokenizer(layout: Layout) -> "PreTrainedTokenizerBase":
+    folder = layout.root / layout.transformer
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(f"expected a tokenizer that transformers can load in {folder}, got: {reason}") from error
+    if not tokenizer.is_fast:
+        raise ConfigError(f"expected a fast tokenizer (tokenizer.json) in {folder}, got {type(tokenizer).__name__}")
+    backend = tokenizer.backend_tokenizer
+    if any(backend.encode("a").type_ids):
+        raise ConfigError(f"expected a tokenizer with token type 0 only in {folder}, got {type(tokenizer).__name__}")
+    if layout.do_lower_case and "Lowercase" not in repr(backend.normalizer):
+        known = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *known])
+    return tokenizer
+
+
+def _load_model(layout: Layout, config: Any, dtype: torch.dtype) -> "PreTrainedModel":
+    """The transformer without any task head; every weight of it comes from the files."""
+    folder = layout.root / layout.transformer
+    is_pair = getattr(config, "is_encoder_decoder", False)
+    loader = AutoModelForTextEncoding if is_pair else AutoModel
+    try:
+        model, report = loader.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(f"expected a {config.model_type} text encoder in {folder}, got: {reason}") from error
+    missing = [key for key in report["missing_keys"] if not HARMLESS_MISSING.search(key)]
+    unexpected = [
+        key
+        for key in report["unexpected_keys"]
+        if not HARMLESS_UNEXPECTED.search(key) and not (is_pair and key.startswith("decoder."))
+    ]
+    wrong = [entry if isinstance(entry, str) else entry[0] for entry in report["mismatched_keys"]]
+    for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)):
+        if keys:
+            raise ConfigError(f"expected all weights of a {config.model_type} in {folder}, {kind}: {_some(keys)}")
+    return model
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(sorted(keys)[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def _max_tokens(layout: Layout, config: Any, tokenizer: "PreTrainedTokenizerBase", wanted: int) -> int:
+    """The model's limit where it is lower than what is wanted, as sentence-transformers finds it."""
+    positions = getattr(config, "max_position_embeddings", None) or wanted
+    limit = layout.max_tokens or min(tokenizer.model_max_length, positions if positions > 0 else wanted)
+    if limit < wanted:
+        log.warning("encoder.max_tokens: %d is over the model's own limit, using %d", wanted, limit)
+    return min(wanted, limit)

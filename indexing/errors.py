@@ -1,0 +1,45 @@
+"""The errors a caller can act on. Each kind carries the exit code that the command line ends with."""
+
+
+class NightcrateError(Exception):
+    """Base of every expected failure; its text is one line: what was expected, what came, what to do."""
+
+    exit_code = 70
+
+
+class ConfigError(NightcrateError):
+    """Wrong configuration or arguments."""
+
+    exit_code = 2
+
+
+class DataError(NightcrateError):
+    """Input data that breaks its contract."""
+
+    exit_code = 3
+
+
+class DamagedError(DataError):
+    """Stored bytes that are not what their digest, size or schema says."""
+
+
+class ValidationFailed(NightcrateError):
+    """A gate did not hold; nothing was published."""
+
+    exit_code = 4
+
+
+class PublishConflict(NightcrateError):
+    """Another run is publishing or has published."""
+
+    exit_code = 5
+
+
+class StoreUnavailable(NightcrateError):
+    """Object storage is out of reach, refuses access, or lacks an ability that is needed."""
+
+    exit_code = 6
+
+
+class ObjectNotFound(NightcrateError):
+    """A key that the store does not hold; callers turn it into the error that fits."""

@@ -1,0 +1,131 @@
+"""One HNSW shard: build, load, search. The only module that knows hnswlib (0.8.0).
+
+The file is hnswlib's own, so plain hnswlib loads it: `hnswlib.Index("ip", dim).load_index(path)`; label = row number.
+One thread and a fixed seed give the same bytes for the same vectors; two threads do not (measured), nor need another
+CPU family, whose SIMD width changes the last bit of a distance.
+Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using HNSW graphs", arXiv:1603.09320.
+"""
+
+import struct
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hnswlib
+import numpy as np
+
+from indexing.errors import DamagedError, DataError, StoreUnavailable
+from indexing.exact import exact_search
+
+Index = Any  # hnswlib.Index, which has no type stubs
+
+# offset_level0, max_elements, count, bytes_per_element, label_offset, data_offset, max_level, entry_point,
+# maxM, maxM0, M, mult, ef_construction
+HEADER = struct.Struct("=6QiI3QdQ")
+LINK_BYTES = 4
+FLOAT_BYTES = 4
+UNREACHABLE_BLOCK = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexParams:
+    """How a graph is built. More of either costs build time and buys recall; M also costs memory."""
+
+    M: int = 16
+    """Links of an element on each upper layer; twice as many on the lowest."""
+    ef_construction: int = 200
+    """Candidates kept while an element is inserted."""
+    seed: int = 1
+    """Draws the layers of the elements."""
+
+
+def build_index(vectors: np.ndarray, params: IndexParams, path: Path) -> None:
+    """Writes the graph over `vectors`, float32 (num_items, dim), to `path`, which appears whole or not at all.
+
+    Label i is row i. One thread, so that the same vectors give the same bytes.
+    Raises DataError for no rows, another dtype or shape, NaN or infinite values; StoreUnavailable for a full disk.
+    """
+    if vectors.ndim != 2 or vectors.dtype != np.float32 or 0 in vectors.shape:
+        raise DataError(
+            f"expected float32 vectors (num_items ≥ 1, dim ≥ 1) to index, got {vectors.dtype} {vectors.shape}"
+        )
+    if not np.isfinite(vectors).all():
+        raise DataError("expected finite vectors to index, got NaN or infinite values")
+    num_items, dim = vectors.shape
+    index = hnswlib.Index("ip", dim)
+    index.init_index(num_items, M=params.M, ef_construction=params.ef_construction, random_seed=params.seed)
+    index.add_items(vectors, np.arange(num_items), num_threads=1)
+    _save_index(index, path)
+
+
+def _save_index(index: Index, path: Path) -> None:
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        index.save_index(str(temporary))
+        # hnswlib ignores writes that fail, so a full disk or a missing folder passes in silence.
+        size_bytes = temporary.stat().st_size if temporary.exists() else 0
+        if size_bytes != index.index_file_size():
+            raise StoreUnavailable(
+                f"{path}: expected to write {index.index_file_size()} bytes, wrote {size_bytes}: "
+                "is the disk full, or the folder missing or read-only?"
+            )
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_index(path: Path, dim: int, num_items: int) -> Index:
+    """A graph ready for `search_index`. Check the file's digest first: hnswlib crashes on many altered files.
+
+    Raises DamagedError where the file's header is not that of a graph of `num_items` × `dim`, or it doesn't load.
+    """
+    _check_header(path, dim, num_items)
+    index = hnswlib.Index("ip", dim)
+    try:
+        index.load_index(str(path))
+    except RuntimeError as error:
+        raise DamagedError(f"{path}: hnswlib refuses the file: {error}") from error
+    if index.get_current_count() != num_items:
+        raise DamagedError(f"{path}: expected {num_items} items, got {index.get_current_count()}")
+    return index
+
+
+def search_index(index: Index, queries: np.ndarray, k: int, ef: int, num_threads: int) -> tuple[np.ndarray, np.ndarray]:
+    """The approximate k best of each query: labels int64 (num_queries, k), inner products float32, best first.
+
+    `queries` is float32 (num_queries, dim); k may not exceed the number of items; hnswlib uses max(ef, k).
+    """
+    index.set_ef(ef)
+    try:
+        labels, distances = index.knn_query(queries, k=k, num_threads=num_threads)
+    except RuntimeError:
+        return _search_unreachable(index, queries, k, ef, num_threads)
+    return labels.astype(np.int64), 1 - distances
+
+
+def _search_unreachable(
+    index: Index, queries: np.ndarray, k: int, ef: int, num_threads: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Answers exactly where the graph reaches fewer than k items, as in an island of more than 2 M equal vectors."""
+    if len(queries) <= UNREACHABLE_BLOCK:
+        return exact_search(np.asarray(index.get_items(np.arange(index.get_current_count()))), queries, k)
+    halves = [search_index(index, half, k, ef, num_threads) for half in np.array_split(queries, 2)]
+    return np.concatenate([labels for labels, _ in halves]), np.concatenate([scores for _, scores in halves])
+
+
+def _check_header(path: Path, dim: int, num_items: int) -> None:
+    """hnswlib loads a file of another dim without an error and reads past its vectors: compare what the file says."""
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(HEADER.size)
+    if len(head) < HEADER.size:
+        raise DamagedError(f"{path}: expected an HNSW file of at least {HEADER.size} bytes, got {size_bytes}")
+    _, _, count, element_bytes, label_offset, data_offset, *_ = HEADER.unpack(head)
+    if count != num_items:
+        raise DamagedError(f"{path}: expected {num_items} items, the file says {count}")
+    if label_offset - data_offset != dim * FLOAT_BYTES:
+        raise DamagedError(f"{path}: expected dim {dim}, the file says {(label_offset - data_offset) / FLOAT_BYTES:g}")
+    smallest = HEADER.size + count * (element_bytes + LINK_BYTES)
+    if size_bytes < smallest:
+        raise DamagedError(f"{path}: expected at least {smallest} bytes for {count} items, got {size_bytes}")

@@ -1,0 +1,240 @@
+"""The release file: what a release consists of, by digest, and the strict reading and writing of it."""
+
+import datetime
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal, NoReturn
+
+from indexing.errors import DamagedError
+from indexing.hnsw import IndexParams
+from indexing.release.codec import MAX_INT, decode_strict, encode_canonical
+
+MAX_RELEASE_BYTES = 32 * 1024 * 1024
+MAX_DIM = 65_536
+RELEASES_PREFIX = "releases/"
+_RELEASE_KEY = re.compile(r"releases/(\d{20})\.json", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blob:
+    """An immutable object of the store, named by its content."""
+
+    sha256: str
+    """64 lower-case hex digits."""
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderFile:
+    path: str
+    """Relative POSIX path inside the encoder's folder."""
+    blob: Blob
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderEntry:
+    """The encoder that made the vectors; its files travel with the release."""
+
+    digest: str
+    dim: int
+    max_tokens: int
+    dtype: str
+    prompts: dict[str, str]
+    """Text put before an input, by kind: "query", "document"."""
+    files: tuple[EncoderFile, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    number: int
+    """0 … num_shards - 1 within the collection."""
+    num_items: int
+    index: Blob
+    """HNSW file as hnswlib saves it; label = row of `items` and `metadata`."""
+    items: Blob
+    """Parquet, label order: item_id string, fingerprint fixed_size_binary(16)."""
+    metadata: Blob
+    """Parquet, label order: the columns to display."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collection:
+    name: str
+    item_types: tuple[str, ...]
+    num_items: int
+    ef_search: int
+    """The smallest ef that met the recall target when the release was validated."""
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """One release file. Its number is its name: releases/%020d.json."""
+
+    format_version: Literal[1] = 1
+    number: int
+    parent: int | None
+    """number - 1, or None for the first release of a store."""
+    kind: Literal["build", "rollback"]
+    created_at: str
+    """ISO 8601, UTC."""
+    writer_id: str
+    """Unique to the publishing run, so that it recognises its own commit."""
+    name: str
+    encoder: EncoderEntry | None
+    """None where the vectors were brought ready-made."""
+    text_templates: dict[str, str]
+    """How an item reads as text, by item type."""
+    dim: int
+    metric: Literal["ip"] = "ip"
+    index: IndexParams
+    collections: tuple[Collection, ...]
+    catalogue_fingerprint: str
+    config_fingerprint: str
+    validation: dict[str, Any]
+    """The figures of the gates, as JSON."""
+    report: Blob | None
+    tools: dict[str, str]
+    """Versions of what built it."""
+
+    @property
+    def num_items(self) -> int:
+        return sum(collection.num_items for collection in self.collections)
+
+    def blobs(self) -> dict[str, Blob]:
+        """Every blob the release needs, once each, by sha256."""
+        return {blob.sha256: blob for _, blob in _named_blobs(self)}
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(blob.size_bytes for blob in self.blobs().values())
+
+
+def blob_key(sha256: str) -> str:
+    """The key of a blob: from the digest alone, so no release file can point anywhere else."""
+    return f"blobs/sha256/{sha256[:2]}/{sha256}"
+
+
+def release_key(number: int) -> str:
+    return f"{RELEASES_PREFIX}{number:020d}.json"
+
+
+def release_number(key: str) -> int | None:
+    """The number that a key under releases/ carries, None for any other name."""
+    match = _RELEASE_KEY.fullmatch(key)
+    return int(match[1]) if match and 1 <= int(match[1]) <= MAX_INT else None
+
+
+def release_to_bytes(release: Release) -> bytes:
+    """The canonical bytes of the release file. DamagedError where a reader would refuse them."""
+    data = encode_canonical(release)
+    if len(data) > MAX_RELEASE_BYTES:
+        raise DamagedError(f"expected a release file of at most {MAX_RELEASE_BYTES} bytes, got {len(data)}")
+    parse_release(data)
+    return data
+
+
+def parse_release(data: bytes) -> Release:
+    """The release that `data` holds. DamagedError, one line naming the field, for anything that is not one."""
+    release = decode_strict(Release, data)
+    _check_head(release)
+    for position, collection in enumerate(release.collections):
+        _check_collection(collection, f"collections[{position}]")
+    _check_distinct([collection.name for collection in release.collections], "collections")
+    if release.encoder is not None:
+        _check_encoder(release.encoder, release.dim)
+    _check_blobs(release)
+    return release
+
+
+def _check_head(release: Release) -> None:
+    if release.number < 1:
+        _refuse("number", "1 or more", release.number)
+    parent = release.number - 1 or None
+    if release.parent != parent:
+        _refuse("parent", f"{parent} for release {release.number}", release.parent)
+    try:
+        offset = datetime.datetime.fromisoformat(release.created_at).utcoffset()
+    except ValueError:
+        offset = None
+    if offset != datetime.timedelta(0):
+        _refuse("created_at", "an ISO 8601 time in UTC", release.created_at)
+    if not release.writer_id:
+        _refuse("writer_id", "a unique text", release.writer_id)
+    if not 1 <= release.dim <= MAX_DIM:
+        _refuse("dim", f"1 to {MAX_DIM}", release.dim)
+    if release.index.M < 2 or release.index.ef_construction < 1:
+        _refuse("index", "M of 2 or more and ef_construction of 1 or more", release.index)
+    if not release.collections:
+        _refuse("collections", "at least one", release.collections)
+
+
+def _check_collection(collection: Collection, path: str) -> None:
+    if not collection.name:
+        _refuse(f"{path}.name", "a name", collection.name)
+    if collection.ef_search < 1:
+        _refuse(f"{path}.ef_search", "1 or more", collection.ef_search)
+    if not collection.shards:
+        _refuse(f"{path}.shards", "at least one", collection.shards)
+    for position, shard in enumerate(collection.shards):
+        if shard.number != position:
+            _refuse(f"{path}.shards[{position}].number", position, shard.number)
+        if shard.num_items < 1:
+            _refuse(f"{path}.shards[{position}].num_items", "1 or more", shard.num_items)
+    total = sum(shard.num_items for shard in collection.shards)
+    if collection.num_items != total:
+        _refuse(f"{path}.num_items", f"{total}, the sum of its shards", collection.num_items)
+
+
+def _check_encoder(encoder: EncoderEntry, dim: int) -> None:
+    if not _SHA256.fullmatch(encoder.digest):
+        _refuse("encoder.digest", "64 hex digits", encoder.digest)
+    if encoder.dim != dim:
+        _refuse("encoder.dim", f"{dim}, as the release", encoder.dim)
+    if encoder.max_tokens < 1:
+        _refuse("encoder.max_tokens", "1 or more", encoder.max_tokens)
+    if not encoder.files:
+        _refuse("encoder.files", "at least one", encoder.files)
+    for position, file in enumerate(encoder.files):
+        parts = file.path.split("/")
+        if any(part in ("", ".", "..") for part in parts) or not file.path.isprintable() or set(file.path) & set("\\:"):
+            _refuse(f"encoder.files[{position}].path", "a plain relative path", file.path)
+    paths = [file.path for file in encoder.files]
+    folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
+    if both := folders.intersection(paths):
+        _refuse("encoder.files", "files whose paths are no folders of others", min(both))
+    _check_distinct(paths, "encoder.files")
+
+
+def _check_blobs(release: Release) -> None:
+    sizes: dict[str, int] = {}
+    for path, blob in _named_blobs(release):
+        if not _SHA256.fullmatch(blob.sha256):
+            _refuse(f"{path}.sha256", "64 hex digits", blob.sha256)
+        if sizes.setdefault(blob.sha256, blob.size_bytes) != blob.size_bytes:
+            _refuse(f"{path}.size_bytes", f"{sizes[blob.sha256]}, as elsewhere in the file", blob.size_bytes)
+
+
+def _check_distinct(values: list[str], path: str) -> None:
+    for value, count in Counter(values).items():
+        if count > 1:
+            _refuse(path, "distinct names", f"{value} {count} times")
+
+
+def _named_blobs(release: Release) -> Iterator[tuple[str, Blob]]:
+    for i, collection in enumerate(release.collections):
+        for j, shard in enumerate(collection.shards):
+            for part in ("index", "items", "metadata"):
+                yield f"collections[{i}].shards[{j}].{part}", getattr(shard, part)
+    for i, file in enumerate(release.encoder.files if release.encoder else ()):
+        yield f"encoder.files[{i}].blob", file.blob
+    if release.report is not None:
+        yield "report", release.report
+
+
+def _refuse(path: str, expected: object, got: object) -> NoReturn:
+    raise DamagedError(f"{path}: expected {expected}, got {str(got)[:80]!r}")

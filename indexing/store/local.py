@@ -1,0 +1,222 @@
+"""A store in a folder: whole files appear by rename or link, from a folder of temporary files beside them."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import quote, unquote
+
+from indexing.errors import ConfigError, DamagedError, DataError, ObjectNotFound, StoreUnavailable
+from indexing.store.base import ObjectInfo, PendingUpload, Store, check_key, check_prefix, file_errors
+
+COPY_BYTES = 1 << 20
+TEMP_FOLDER = ".tmp"
+
+
+class LocalStore(Store):
+    """Objects as files under `root`, which is made by the first write. Needs a file system with hard links."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+        self.url = f"file://{self._root}"
+        if self._root.exists() and not self._root.is_dir():
+            raise ConfigError(f"expected a folder for the store {self.url}, got a file")
+
+    def get(self, key: str, max_bytes: int | None = None) -> bytes:
+        with self._reading(key) as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            if max_bytes is not None and size_bytes > max_bytes:
+                raise DamagedError(f"expected at most {max_bytes} bytes in {self.describe(key)}, got {size_bytes}")
+            return file.read()
+
+    def get_range(self, key: str, start: int, num_bytes: int) -> bytes:
+        with self._reading(key) as file:
+            file.seek(start)
+            return file.read(num_bytes)
+
+    def open(self, key: str) -> BinaryIO:
+        with self._errors(key):
+            return open(self._path(key), "rb")
+
+    def download(self, key: str, path: Path) -> None:
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        with self.open(key) as source, file_errors(path):
+            try:
+                with open(partial, "xb") as target:
+                    shutil.copyfileobj(source, target, COPY_BYTES)
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def put(self, key: str, data: bytes) -> None:
+        with self._writing(key) as (temp, file):
+            file.write(data)
+            _sync(file)
+            os.replace(temp, self._path(key))
+
+    def upload(self, key: str, path: Path, sha256: str) -> bool:
+        digest = hashlib.sha256()
+        with open(path, "rb") as source, self._writing(key) as (temp, file):
+            while chunk := source.read(COPY_BYTES):
+                digest.update(chunk)
+                file.write(chunk)
+            if digest.hexdigest() != sha256:
+                raise DamagedError(f"expected sha256 {sha256} of {path}, got {digest.hexdigest()}")
+            _sync(file)
+            os.replace(temp, self._path(key))
+        return False
+
+    def create(self, key: str, data: bytes) -> bool:
+        with self._writing(key) as (temp, file):
+            file.write(data)
+            _sync(file)
+            try:
+                os.link(temp, self._path(key))
+            except FileExistsError:
+                return self.get(key) == data
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                    raise StoreUnavailable(
+                        f"expected hard links on the file system of {self.url}: publishing needs them to create a "
+                        f"file only if absent; got {error.strerror}; use another file system"
+                    ) from error
+                raise
+        return True
+
+    def head(self, key: str) -> ObjectInfo | None:
+        try:
+            with self._errors(key):
+                path = self._path(key)
+                return _info(key, path.stat()) if path.is_file() else None
+        except ObjectNotFound:
+            return None
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        folder = check_prefix(prefix).rpartition("/")[0]
+        with self._errors(prefix):
+            infos = [info for info in self._walk(folder) if info.key.startswith(prefix)]
+        return iter(sorted(infos, key=lambda info: info.key))
+
+    def delete(self, key: str) -> None:
+        with suppress(ObjectNotFound), self._errors(key):
+            self._path(key).unlink()
+
+    def now(self) -> float:
+        if not self._root.exists():
+            return time.time()
+        with self._errors(TEMP_FOLDER):
+            temp = self._temp_path("now")
+            temp.touch(exist_ok=False)
+            try:
+                return temp.stat().st_mtime
+            finally:
+                temp.unlink()
+
+    def list_uploads(self, prefix: str = "") -> tuple[PendingUpload, ...]:
+        """Temporary files: those of running writes, and those that a killed process left."""
+        uploads = []
+        check_prefix(prefix)
+        with self._errors(TEMP_FOLDER):
+            for entry in self._scan(TEMP_FOLDER):
+                key = unquote(entry.name.rpartition(".")[0])
+                if key.startswith(prefix):
+                    with suppress(FileNotFoundError):  # a write that has just ended
+                        started = entry.stat().st_mtime
+                        uploads.append(PendingUpload(key=key, upload_id=entry.name, started=started))
+        return tuple(sorted(uploads, key=lambda upload: upload.started))
+
+    def abort_upload(self, upload: PendingUpload) -> None:
+        with self._errors(upload.key):
+            (self._root / TEMP_FOLDER / Path(upload.upload_id).name).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self._root / check_key(key)
+
+    def _temp_path(self, key: str) -> Path:
+        """A new name in the folder of temporary files that tells the key (its first 150 characters)."""
+        folder = self._root / TEMP_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{quote(key, safe='')[:150]}.{uuid.uuid4().hex}"
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[BinaryIO]:
+        with self._errors(key), open(self._path(key), "rb") as file:
+            yield file
+
+    @contextmanager
+    def _writing(self, key: str) -> Iterator[tuple[Path, BinaryIO]]:
+        """A temporary file to fill and move to its place, gone afterwards whatever happens."""
+        path = self._path(key)
+        with self._errors(key):
+            self._make_folder(key)
+            temp = self._temp_path(key)
+            try:
+                with open(temp, "xb") as file:
+                    yield temp, file
+                _sync_folder(path.parent)
+            finally:
+                temp.unlink(missing_ok=True)
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise ObjectNotFound(f"expected {self.describe(key)} to exist, found nothing there") from error
+        except OSError as error:
+            raise StoreUnavailable(f"cannot use {self.describe(key)}: {error.strerror or error}") from error
+
+    def _make_folder(self, key: str) -> None:
+        """Make the folder for `key`. What S3 can and a folder cannot: hold both `a` and `a/b`."""
+        path = self._path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise DataError(f"expected no file where {self.describe(key)} needs a folder, got one") from error
+        if path.is_dir():
+            raise DataError(f"expected no folder at {self.describe(key)}, got one with other keys in it")
+
+    def _walk(self, folder: str) -> Iterator[ObjectInfo]:
+        for entry in self._scan(folder):
+            key = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir():
+                if key != TEMP_FOLDER:
+                    yield from self._walk(key)
+            else:
+                with suppress(FileNotFoundError):  # deleted since the folder was read
+                    yield _info(key, entry.stat())
+
+    def _scan(self, folder: str) -> tuple[os.DirEntry[str], ...]:
+        """Entries of a folder, none if it does not exist; anything else that fails raises: no partial listing."""
+        try:
+            with os.scandir(self._root / folder) as entries:
+                return tuple(entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+
+
+def _info(key: str, status: os.stat_result) -> ObjectInfo:
+    etag = f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
+    return ObjectInfo(key=key, size_bytes=status.st_size, modified=status.st_mtime, etag=etag, sha256=None)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename or link in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

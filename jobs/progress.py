@@ -1,0 +1,74 @@
+"""Progress of the stages: bars on a terminal, elsewhere a log line every few seconds."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+logger = logging.getLogger(__name__)
+LOG_EVERY_S = 5.0
+
+
+class Bar(Protocol):
+    def advance(self, amount: int) -> None: ...
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f}/s" if speed else "–/s", style="cyan")
+
+
+class _LogBar:
+    def __init__(self, stage: str, total: int) -> None:
+        self.stage, self.total, self.done = stage, total, 0
+        self.started = self.logged = time.monotonic()
+
+    def advance(self, amount: int) -> None:
+        self.done += amount
+        now = time.monotonic()
+        if now - self.logged >= LOG_EVERY_S:
+            self.logged = now
+            rate = self.done / (now - self.started)
+            left_s = (self.total - self.done) / rate if rate else 0
+            logger.info("%s: %s of %s, %.0f/s, %.0f s left", self.stage, self.done, self.total, rate, left_s)
+
+
+class Progress:
+    """Shows each stage while it runs and keeps its wall time in seconds in `seconds`."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Bar]:
+        """A bar from 0 to `total` while the block runs."""
+        started = time.monotonic()
+        if self.console.is_terminal:
+            with self._bars() as bars:
+                yield _RichBar(bars, name, total)
+        else:
+            logger.info("%s: started, %s to do", name, total)
+            yield _LogBar(name, total)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+        logger.info("%s: done in %.1f s", name, self.seconds[name])
+
+    def _bars(self) -> RichProgress:
+        columns = (TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+        return RichProgress(*columns, console=self.console)
+
+
+class _RichBar:
+    def __init__(self, bars: RichProgress, name: str, total: int) -> None:
+        self.bars = bars
+        self.task = bars.add_task(name, total=total)
+
+    def advance(self, amount: int) -> None:
+        self.bars.advance(self.task, amount)

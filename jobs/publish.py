@@ -1,0 +1,166 @@
+"""Stage 5: blobs first, each verified in the store, then the release file, created only if absent: the commit point."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import tempfile
+import uuid
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from cluster.fanout import fan_out
+from indexing.encoder import encoder_digest, encoder_files
+from indexing.encoder.layout import read_layout
+from indexing.release.commit import UploadCounts, commit_release, upload_blobs
+from indexing.release.manifest import Blob, Collection, EncoderEntry, EncoderFile, Release, Shard
+from indexing.store import Store, open_store
+
+from .config import Config, fingerprint
+from .encode import local_model
+from .progress import Progress
+from .validate import BuiltShard, built_shards
+from .workspace import Artifact, local_copy
+
+TOOLS = ("nightcrate", "hnswlib", "numpy", "pyarrow", "ray", "torch", "transformers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What `publish` did: the release that is current now, and what it cost."""
+
+    release: Release
+    is_new: bool
+    """False when the current release held the same already."""
+    uploads: UploadCounts
+
+
+def publish(
+    config: Config, prepared: Artifact, built: Artifact, validated: Artifact, parent: Release | None, progress: Progress
+) -> Published:
+    """Publishes what has passed validation as the release after `parent`, unless that holds the same already.
+
+    Raises PublishConflict when `parent` is no longer the current release.
+    """
+    store = open_store(config.store, config.s3)
+    report = json.dumps(validated.require_marker(), sort_keys=True, indent=1).encode()
+    release = make_release(config, prepared, built, validated, parent, report)
+    if parent and not config.publish.always and same_content(release, parent):
+        return Published(release=parent, is_new=False, uploads=NOTHING)
+    shards = built_shards(built)
+    uploads = []
+    with progress.stage("publish", release.size_bytes) as bar:
+        uploads.append(upload_own_blobs(config, store, release, report))
+        bar.advance(uploads[0].uploaded_bytes + uploads[0].reused_bytes)
+        for _, counts in fan_out(lambda shard: upload_shard.remote(shard, store), shards, what="publish"):
+            uploads.append(counts)
+            bar.advance(counts.uploaded_bytes + counts.reused_bytes)
+        commit_release(store, release)
+    return Published(release=release, is_new=True, uploads=sum_uploads(uploads))
+
+
+def make_release(
+    config: Config, prepared: Artifact, built: Artifact, validated: Artifact, parent: Release | None, report: bytes
+) -> Release:
+    rows, figures, shards = prepared.require_marker(), validated.require_marker()["collections"], built_shards(built)
+    return Release(
+        number=parent.number + 1 if parent else 1,
+        parent=parent.number if parent else None,
+        kind="build",
+        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        writer_id=uuid.uuid4().hex,
+        name=config.name,
+        encoder=None if config.vectors.path else encoder_entry(config, shards[0].dim),
+        text_templates={} if config.vectors.path else config.catalogue.text,
+        dim=shards[0].dim,
+        index=config.index.params(),
+        collections=tuple(
+            Collection(
+                name=name,
+                item_types=tuple(config.catalogue.collections[name].item_types),
+                num_items=num_items,
+                ef_search=figures[name]["ef_search"],
+                shards=tuple(shard_entry(shard) for shard in shards if shard.collection == name),
+            )
+            for name, num_items in rows["num_items"].items()
+        ),
+        catalogue_fingerprint=rows["catalogue_fingerprint"],
+        config_fingerprint=fingerprint(config.catalogue, config.encoder, config.index, config.validation),
+        validation=figures,
+        report=blob_of(report),
+        tools={name: importlib.metadata.version(name) for name in TOOLS},
+    )
+
+
+def encoder_entry(config: Config, dim: int) -> EncoderEntry:
+    folder = local_model(config)
+    files = tuple(EncoderFile(path=name, blob=file_blob(folder / name)) for name in encoder_files(folder))
+    return EncoderEntry(
+        digest=encoder_digest(folder),
+        dim=dim,
+        max_tokens=config.encoder.max_tokens,
+        dtype=config.encoder.dtype,
+        prompts=read_layout(folder).prompts,
+        files=files,
+    )
+
+
+def shard_entry(shard: BuiltShard) -> Shard:
+    def blob(stored: dict[str, Any]) -> Blob:
+        return Blob(sha256=stored["sha256"], size_bytes=stored["size_bytes"])
+
+    return Shard(
+        number=shard.number,
+        num_items=shard.num_items,
+        index=blob(shard.index),
+        items=blob(shard.items),
+        metadata=blob(shard.metadata),
+    )
+
+
+def same_content(release: Release, parent: Release) -> bool:
+    """Whether both would serve the same; their numbers, times, writers and tools may differ."""
+    identity = ("number", "parent", "kind", "created_at", "writer_id", "tools", "validation", "report", "config_fingerprint")
+    return replace(release, **{name: getattr(parent, name) for name in identity}) == parent
+
+
+def upload_own_blobs(config: Config, store: Store, release: Release, report: bytes) -> UploadCounts:
+    """The encoder's files and the report, which the driver has at hand."""
+    with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
+        path = Path(folder, "report.json")
+        path.write_bytes(report)
+        files = {blob_of(report).sha256: path}
+        if release.encoder:
+            files |= {file.blob.sha256: local_model(config) / file.path for file in release.encoder.files}
+        return upload_blobs(store, files)
+
+
+@ray.remote
+def upload_shard(shard: BuiltShard, store: Store) -> UploadCounts:
+    with ExitStack() as stack:
+        files = {
+            blob["sha256"]: stack.enter_context(local_copy(shard.store, blob["key"]))
+            for blob in (shard.index, shard.items, shard.metadata)
+        }
+        return upload_blobs(store, files)
+
+
+def blob_of(data: bytes) -> Blob:
+    return Blob(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+
+def file_blob(path: Path) -> Blob:
+    with path.open("rb") as file:
+        return Blob(sha256=hashlib.file_digest(file, "sha256").hexdigest(), size_bytes=path.stat().st_size)
+
+
+NOTHING = UploadCounts(uploaded=0, uploaded_bytes=0, reused=0, reused_bytes=0)
+
+
+def sum_uploads(uploads: list[UploadCounts]) -> UploadCounts:
+    names = ("uploaded", "uploaded_bytes", "reused", "reused_bytes")
+    return UploadCounts(**{name: sum(getattr(counts, name) for counts in uploads) for name in names})

@@ -1,0 +1,251 @@
+"""Stage 4: the shards as they would be served, against exact search; chooses ef_search; every gate must hold.
+
+What is loaded is the very file that will be published, its digest checked. Memory is bounded: a task holds one shard and a
+block of scores; the driver holds the sampled queries and their ten best.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from cluster.fanout import fan_out
+from indexing.encoder import load_encoder
+from indexing.errors import DamagedError, DataError, ValidationFailed
+from indexing.exact import exact_search, merge_top_k
+from indexing.hnsw import Index, load_index, search_index
+from indexing.release.manifest import Release
+from indexing.store import Store
+from indexing.validation import (
+    EF_GRID,
+    Gate,
+    K,
+    at_least,
+    at_most,
+    choose_ef,
+    count_bad_vectors,
+    equal,
+    recall_by_score,
+    self_match,
+    split_halves,
+)
+
+from .config import Config, fingerprint
+from .encode import local_model
+from .prepare import list_parquet
+from .progress import Bar, Progress
+from .workspace import Artifact, local_copy
+
+FORMAT = 1
+BLOCK_ROWS = 8192
+EXACT = 0
+"""Stands among the ef values for exact search."""
+SHARD_BITS = 32
+"""A label of a collection is shard number << 32 | label of the shard."""
+
+
+@dataclass(frozen=True)
+class BuiltShard:
+    """One shard in the workspace; plain data, so that Ray can ship it."""
+
+    store: Store
+    collection: str
+    number: int
+    num_items: int
+    dim: int
+    index: dict[str, Any]
+    """sha256, size_bytes and key of the blob; so too below."""
+    items: dict[str, Any]
+    metadata: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.collection}/{self.number}"
+
+
+def validate(config: Config, prepared: Artifact, built: Artifact, parent: Release | None, progress: Progress) -> Artifact:
+    """Runs the stage, or skips it when the same shards have passed the same gates; the artifact is the report.
+
+    Raises ValidationFailed when a gate does not hold; the report is written all the same.
+    """
+    artifact = validated_artifact(config, built, parent)
+    if artifact.read_marker():
+        return artifact
+    num_items = prepared.require_marker()["num_items"]
+    queries = real_queries(config)
+    gates: list[Gate] = []
+    collections: dict[str, Any] = {}
+    with progress.stage("validate", 2 * sum(num_items.values())) as bar:
+        for name, count in num_items.items():
+            shards = [shard for shard in built_shards(built) if shard.collection == name]
+            samples = inspect_shards(config, shards, gates, bar)
+            query_sets = {"items": samples} if queries is None else {"items": samples, "queries": queries}
+            collections[name] = measure_recall(config, name, shards, query_sets, gates, bar)
+            gates.append(equal("number of items", name, sum(shard.num_items for shard in shards), count))
+            gates += compare_with_parent(config, name, count, parent)
+    report = {"collections": collections, "gates": [asdict(gate) for gate in gates]}
+    raise_failed_gates(gates, artifact, report)
+    artifact.write_marker(report)
+    return artifact
+
+
+def validated_artifact(config: Config, built: Artifact, parent: Release | None) -> Artifact:
+    counts = {collection.name: collection.num_items for collection in parent.collections} if parent else None
+    name = fingerprint(FORMAT, built.path, built.read_marker(), config.validation, config.index.recall_target, counts)
+    return Artifact(built.store, f"validations/{name}")
+
+
+def built_shards(built: Artifact) -> list[BuiltShard]:
+    return [BuiltShard(store=built.store, **shard) for shard in built.require_marker()["shards"]]
+
+
+def raise_failed_gates(gates: list[Gate], artifact: Artifact, report: dict[str, Any]) -> None:
+    failed = [gate for gate in gates if not gate.holds]
+    if not failed:
+        return
+    key = artifact.key("failed.json")
+    artifact.store.put(key, json.dumps(report, sort_keys=True, indent=1).encode())
+    texts = [f"{gate.name} of {gate.scope} is {gate.value:.4g}, expected {gate.expected}" for gate in failed]
+    raise ValidationFailed(
+        f"{len(failed)} of {len(gates)} gates do not hold: {'; '.join(texts[:3])}; nothing was published; "
+        f"report: {artifact.store.describe(key)}"
+    )
+
+
+def real_queries(config: Config) -> np.ndarray | None:
+    """float32 (at most num_samples, dim): the configured queries, encoded as queries; None when there are none."""
+    if config.validation.queries is None:
+        return None
+    texts = read_queries(config.validation.queries, config)
+    chosen = sorted(texts, key=lambda text: hashlib.blake2b(text.encode()).digest())[: config.validation.num_samples]
+    return load_encoder(local_model(config), config.encoder).encode(chosen, kind="query")
+
+
+def read_queries(path: str, config: Config) -> list[str]:
+    """The distinct, non-blank values of the column `query`, sorted. Raises DataError without such a column."""
+    store, keys = list_parquet(path, config, "validation.queries")
+    texts: set[str] = set()
+    for key in keys:
+        with store.open(key) as file:
+            table = pq.ParquetFile(file).read()
+        if "query" not in table.column_names:
+            raise DataError(f"{store.describe(key)}: expected a column query, got {', '.join(table.column_names)}")
+        texts.update(text for text in pc.unique(table["query"]).to_pylist() if text and text.strip())
+    return sorted(texts)
+
+
+def inspect_shards(config: Config, shards: list[BuiltShard], gates: list[Gate], bar: Bar) -> np.ndarray:
+    """Gates on each shard by itself; returns the sampled vectors of all, float32 (num_samples, dim)."""
+    total = sum(shard.num_items for shard in shards)
+    samples: dict[int, np.ndarray] = {}
+    for shard, found in fan_out(
+        lambda shard: inspect_shard.remote(shard, -(-config.validation.num_samples * shard.num_items // total)),
+        shards,
+        what="validate",
+    ):
+        bar.advance(shard.num_items)
+        samples[shard.number] = found["samples"]
+        gates += [
+            equal("rows without a distinct id", str(shard), found["num_repeated_ids"], 0),
+            equal("vectors with NaN or infinity", str(shard), found["num_not_finite"], 0),
+            equal("vectors not of unit norm", str(shard), found["num_not_unit"], 0),
+        ]
+    return np.concatenate([samples[number] for number in sorted(samples)])
+
+
+@ray.remote
+def inspect_shard(shard: BuiltShard, num_samples: int) -> dict[str, Any]:
+    """Reads every id and vector of the shard; samples some vectors, evenly: label order is by hash, so that is random."""
+    for blob in (shard.items, shard.metadata):
+        with shard.store.open(blob["key"]) as file:
+            table = pq.ParquetFile(file).read()
+        if table.num_rows != shard.num_items:
+            raise DamagedError(f"{shard}: expected {shard.num_items} rows in {blob['key']}, got {table.num_rows}")
+        if blob is shard.items:
+            num_ids = pc.count_distinct(table["item_id"]).as_py()
+    index = load_shard(shard)
+    bad = np.zeros(2, dtype=np.int64)
+    for _, vectors in vector_blocks(index, shard.num_items):
+        bad += count_bad_vectors(vectors)
+    labels = np.linspace(0, shard.num_items - 1, min(num_samples, shard.num_items)).astype(np.int64)
+    return {
+        "num_repeated_ids": shard.num_items - num_ids,
+        "num_not_finite": int(bad[0]),
+        "num_not_unit": int(bad[1]),
+        "samples": np.asarray(index.get_items(labels), dtype=np.float32),
+    }
+
+
+def load_shard(shard: BuiltShard) -> Index:
+    """The shard's graph, by the loader that serving uses. Raises DamagedError when its bytes are not what was built."""
+    with local_copy(shard.store, shard.index["key"]) as path:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != shard.index["sha256"]:
+            raise DamagedError(f"{shard}: {shard.store.describe(shard.index['key'])} is not what was built; delete it, run again")
+        return load_index(path, shard.dim, shard.num_items)
+
+
+def vector_blocks(index: Index, num_items: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(first label, float32 (at most BLOCK_ROWS, dim)) over all items."""
+    for start in range(0, num_items, BLOCK_ROWS):
+        yield start, np.asarray(index.get_items(np.arange(start, min(start + BLOCK_ROWS, num_items))), dtype=np.float32)
+
+
+def measure_recall(
+    config: Config, name: str, shards: list[BuiltShard], query_sets: dict[str, np.ndarray], gates: list[Gate], bar: Bar
+) -> dict[str, Any]:
+    """Recall@10 of each shard and of all merged, at every ef; chooses ef; returns the figures at that ef."""
+    bounds = np.cumsum([len(queries) for queries in query_sets.values()])[:-1]
+    queries = ray.put(np.concatenate(list(query_sets.values())))
+    merged: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    recall_of_shard: dict[str, dict[int, float]] = {}
+    for shard, found in fan_out(lambda shard: search_shard.remote(shard, queries), shards, what="validate"):
+        bar.advance(shard.num_items)
+        truth = found[EXACT][1]
+        recall_of_shard[str(shard)] = {ef: float(recall_by_score(found[ef][1], truth).mean()) for ef in EF_GRID}
+        merged = {ef: merge_top_k(*merged[ef], *result, K) if merged else result for ef, result in found.items()}
+    truth = merged[EXACT][1]
+    recalls = {ef: np.split(recall_by_score(merged[ef][1], truth), bounds) for ef in EF_GRID}
+    target = config.index.recall_target
+    ef = choose_ef(recalls, target) or EF_GRID[-1]
+    own = np.split(merged[ef][1], bounds)[0]
+    match = self_match(own, np.ones(len(own), np.float32))
+    gates.append(at_least("self-match", name, match, config.validation.min_self_match))
+    figures: dict[str, Any] = {"num_items": sum(shard.num_items for shard in shards), "ef_search": ef, "self_match": match}
+    for (kind, size), values in zip(((kind, len(part)) for kind, part in query_sets.items()), recalls[ef], strict=True):
+        for half, part in zip(("chosen on", "confirmed on"), split_halves(values), strict=True):
+            gates.append(at_least(f"recall@{K} of {kind}, {half}", name, float(part.mean()), target))
+        figures[kind] = {"num_queries": size, f"recall_at_{K}": float(values.mean())}
+    worst = min(recall_of_shard, key=lambda shard: recall_of_shard[shard][ef])
+    gates.append(at_least(f"recall@{K} of the worst shard", worst, recall_of_shard[worst][ef], config.validation.min_shard_recall))
+    figures["worst_shard_recall_at_10"] = recall_of_shard[worst][ef]
+    figures["recall_at_10_by_ef"] = {str(ef): float(np.concatenate(parts).mean()) for ef, parts in recalls.items()}
+    return figures
+
+
+@ray.remote
+def search_shard(shard: BuiltShard, queries: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """(labels, scores), each (num_queries, at most K): exact under EXACT, by the graph under each ef."""
+    index = load_shard(shard)
+    k = min(K, shard.num_items)
+    found = {ef: search_index(index, queries, k, ef, num_threads=1) for ef in EF_GRID}
+    exact = None
+    for start, vectors in vector_blocks(index, shard.num_items):
+        labels, scores = exact_search(vectors, queries, k)
+        exact = (labels, scores) if exact is None else merge_top_k(*exact, labels + start, scores, k)
+    assert exact is not None
+    offset = shard.number << SHARD_BITS
+    return {ef: (labels + offset, scores) for ef, (labels, scores) in {EXACT: exact, **found}.items()}
+
+
+def compare_with_parent(config: Config, name: str, num_items: int, parent: Release | None) -> list[Gate]:
+    before = {collection.name: collection.num_items for collection in parent.collections}.get(name) if parent else None
+    if not before:
+        return []
+    return [at_most("change of row count", name, abs(num_items - before) / before, config.validation.max_row_change)]

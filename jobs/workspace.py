@@ -1,0 +1,82 @@
+"""Artifacts of the stages: a folder of the workspace store whose name is a fingerprint of all that went into it."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from indexing.errors import ConfigError, DamagedError, ObjectNotFound
+from indexing.sharding import KeyRange
+from indexing.store import Store
+from indexing.store.local import LocalStore
+
+ROW_GROUP_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a stage makes. It is complete once its marker, written last, exists: that is the whole of resume."""
+
+    store: Store
+    path: str
+
+    def key(self, name: str) -> str:
+        return f"{self.path}/{name}"
+
+    def read_marker(self) -> dict[str, Any] | None:
+        """The marker's content, or None while the artifact is not complete."""
+        try:
+            return json.loads(self.store.get(self.key("done.json")))
+        except ObjectNotFound:
+            return None
+        except ValueError as error:
+            raise DamagedError(f"{self.store.url}/{self.key('done.json')} is not JSON: {error}; delete it and run again") from error
+
+    def require_marker(self) -> dict[str, Any]:
+        """The marker's content. Raises ConfigError while the artifact is not complete."""
+        marker = self.read_marker()
+        if marker is None:
+            raise ConfigError(f"{self.store.url}/{self.path} is not complete: run the stages before this one, or nightly")
+        return marker
+
+    def write_marker(self, content: dict[str, Any]) -> None:
+        self.store.put(self.key("done.json"), json.dumps(content, sort_keys=True, indent=1).encode())
+
+
+def write_run(store: Store, key: str, table: pa.Table, *, sort_by: list[str]) -> None:
+    """Puts `table`, sorted, as Parquet whose row groups can be read by key range. Same rows, same bytes."""
+    table = table.take(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in sort_by]))
+    strings = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=ROW_GROUP_ROWS, compression="zstd", use_dictionary=strings)
+    store.put(key, sink.getvalue().to_pybytes())
+
+
+def read_run(
+    store: Store, key: str, key_column: str, keys: KeyRange, *, collection: str | None = None, columns: list[str] | None = None
+) -> pa.Table:
+    """The rows of a run whose `key_column` lies in `keys`; only the row groups that can hold some are read."""
+    where = (pc.field(key_column) >= pa.scalar(keys.low, pa.uint64())) & (pc.field(key_column) <= pa.scalar(keys.high, pa.uint64()))
+    if collection is not None:
+        where &= pc.field("collection") == collection
+    with store.open(key) as file:
+        return pq.read_table(pa.PythonFile(file, mode="r"), filters=where, columns=columns, partitioning=None)
+
+
+@contextmanager
+def local_copy(store: Store, key: str) -> Iterator[Path]:
+    """A path of this machine that holds the object while the block runs; the object itself where the store is local."""
+    if isinstance(store, LocalStore):
+        yield store._path(key)
+        return
+    with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
+        path = Path(folder, key.rpartition("/")[2])
+        store.download(key, path)
+        yield path

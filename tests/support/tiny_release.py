@@ -1,0 +1,106 @@
+"""A whole small release, made from random vectors, for the tests of release, search and verify."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from indexing.hnsw import IndexParams, build_index
+from indexing.release.commit import commit_release, release_numbers, upload_blobs
+from indexing.release.manifest import Blob, Collection, EncoderEntry, EncoderFile, Release, Shard
+from indexing.release.shard import ITEMS_SCHEMA
+from indexing.sharding import id_keys, range_of
+from indexing.store import Store
+
+PARAMS = IndexParams(M=8, ef_construction=40, seed=1)
+DIM = 16
+
+
+def unit_vectors(num_rows: int, dim: int = DIM, seed: int = 0) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(num_rows, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@dataclass
+class ReleaseMaker:
+    """Collects the files of a release in `folder`, and publishes them."""
+
+    folder: Path
+    files: dict[str, Path] = field(default_factory=dict)
+
+    def add_file(self, path: Path) -> Blob:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.files[sha256] = path
+        return Blob(sha256=sha256, size_bytes=path.stat().st_size)
+
+    def collection(self, name: str, item_ids: list[str], vectors: np.ndarray, num_shards: int = 1) -> Collection:
+        numbers = range_of(id_keys(item_ids), num_shards)
+        shards = []
+        for number in range(num_shards):
+            rows = np.flatnonzero(numbers == number)
+            shards.append(self.shard(f"{name}-{number}", number, [item_ids[row] for row in rows], vectors[rows]))
+        return Collection(
+            name=name, item_types=(name,), num_items=len(item_ids), ef_search=50, shards=tuple(shards)
+        )
+
+    def shard(self, stem: str, number: int, item_ids: list[str], vectors: np.ndarray) -> Shard:
+        index = self.folder / f"{stem}.hnsw"
+        build_index(vectors, PARAMS, index)
+        fingerprints = [hashlib.blake2b(item_id.encode(), digest_size=16).digest() for item_id in item_ids]
+        items = self.folder / f"{stem}.items.parquet"
+        pq.write_table(pa.table([item_ids, fingerprints], schema=ITEMS_SCHEMA), items)
+        metadata = self.folder / f"{stem}.metadata.parquet"
+        pq.write_table(pa.table({"title": [f"title of {item_id}" for item_id in item_ids]}), metadata)
+        return Shard(
+            number=number,
+            num_items=len(item_ids),
+            index=self.add_file(index),
+            items=self.add_file(items),
+            metadata=self.add_file(metadata),
+        )
+
+    def encoder(self, folder: Path, names: list[str], dim: int) -> EncoderEntry:
+        files = tuple(EncoderFile(path=name, blob=self.add_file(folder / name)) for name in sorted(names))
+        lines = "".join(f"{file.path}\0{file.blob.sha256}\n" for file in files)
+        return EncoderEntry(
+            digest=hashlib.sha256(lines.encode()).hexdigest(),
+            dim=dim,
+            max_tokens=64,
+            dtype="float32",
+            prompts={"query": "", "document": ""},
+            files=files,
+        )
+
+    def publish(self, store: Store, *collections: Collection, **changes: Any) -> Release:
+        """Uploads everything and commits it as the next release of the store."""
+        upload_blobs(store, self.files)
+        number = len(release_numbers(store)) + 1
+        release = make_release(number, *collections, **changes)
+        commit_release(store, release)
+        return release
+
+
+def make_release(number: int, *collections: Collection, **changes: Any) -> Release:
+    values: dict[str, Any] = dict(
+        number=number,
+        parent=number - 1 or None,
+        kind="build",
+        created_at="2026-01-31T02:00:00+00:00",
+        writer_id=f"writer-{number}",
+        name="tiny",
+        encoder=None,
+        text_templates={"default": "{title}"},
+        dim=DIM,
+        index=PARAMS,
+        collections=collections,
+        catalogue_fingerprint="c",
+        config_fingerprint="f",
+        validation={"recall_at_10": 0.97},
+        report=None,
+        tools={"hnswlib": "0.8.0"},
+    )
+    return Release(**(values | changes))
