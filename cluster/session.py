@@ -2,10 +2,12 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ lines would break into the progress bars
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; silences its warning
 
 import ray
@@ -28,7 +30,8 @@ def ray_session(address: str | None) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS")
     options = {"address": address} if address else {"include_dashboard": False}
     try:
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+        with quiet_stderr():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         first_line = str(error).strip().split("\n")[0]
         raise ClusterUnavailable(
@@ -39,6 +42,20 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Ray's C++ core greets on file descriptor 2, past Python's logging; what fails in the block is raised all the same."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def cluster_resources() -> dict[str, float]:

@@ -167,7 +167,9 @@ def _as_text(column: pa.ChunkedArray) -> pa.Array:
     return pc.fill_null(pc.utf8_trim_whitespace(array.cast(pa.string())), "")
 
 
-def parse_templates(text: Mapping[str, str], fields: Sequence[str], item_types: Sequence[str]) -> dict[str, TextTemplate]:
+def parse_templates(
+    text: Mapping[str, str], fields: Sequence[str], item_types: Sequence[str]
+) -> dict[str, TextTemplate]:
     """item_type → template, `text['default']` where the type has none. Raises ConfigError naming what is unknown."""
     unknown = sorted(set(text) - set(item_types) - {"default"})
     if unknown:
@@ -210,7 +212,7 @@ def render_texts(table: pa.Table, templates: Mapping[str, TextTemplate]) -> pa.A
     return texts
 
 
-def row_fingerprints(texts: pa.Array, encoder_fingerprint: str) -> pa.Array:
+def row_fingerprints(texts: pa.ChunkedArray, encoder_fingerprint: str) -> pa.Array:
     """fixed_size_binary(16) (num_rows,): BLAKE2b-128 of the encoder's fingerprint and the text. Same value, same vector."""
     base = hashlib.blake2b(encoder_fingerprint.encode() + b"\0", digest_size=16)
     digests = []

@@ -23,10 +23,10 @@ from indexing.hnsw import IndexParams, build_index
 from indexing.sharding import KeyRange, key_range, num_shards
 
 from .config import Config, fingerprint
-from .encode import vectors_of
-from .prepare import parquet_bytes, read_parts
+from .prepare import read_parts
 from .progress import Progress
-from .workspace import Artifact, read_run
+from .vectors import vectors_of
+from .workspace import Artifact, parquet_bytes, read_run
 
 FORMAT = 1
 INTERNAL_COLUMNS = ["collection", "id_key", "item_id", "fingerprint", "source_part", "source_row"]
@@ -64,7 +64,9 @@ def build(config: Config, prepared: Artifact, encoded: Artifact, progress: Progr
 
 def without_empty(shards: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Shards by collection and number, numbered anew where a small collection left some without items."""
-    ordered = sorted((shard for shard in shards if shard["num_items"]), key=lambda shard: (shard["collection"], shard["number"]))
+    ordered = sorted(
+        (shard for shard in shards if shard["num_items"]), key=lambda shard: (shard["collection"], shard["number"])
+    )
     groups = groupby(ordered, key=lambda shard: shard["collection"])
     return [{**shard, "number": number} for _, group in groups for number, shard in enumerate(group)]
 
@@ -105,13 +107,14 @@ def build_shard(task: ShardTask) -> dict[str, Any]:
     name = fingerprint(FORMAT, ids_digest(ids), asdict(task.params))
     artifact = Artifact(task.prepared.store, f"shards/{name}")
     graph = artifact.read_marker()
+    is_reused = graph is not None
     if graph is None:
         vectors = shard_vectors(task, items)
         graph = {"dim": vectors.shape[1], "index": put_graph(artifact, vectors, task.params)}
         graph["items"] = put_blob(artifact, "items", parquet_bytes(ids))
         artifact.write_marker(graph)
     metadata = put_blob(artifact, "metadata", parquet_bytes(items.drop_columns(INTERNAL_COLUMNS)))
-    return {**summary, **graph, "metadata": metadata, "peak_memory_bytes": peak_memory_bytes()}
+    return {**summary, **graph, "metadata": metadata, "is_reused": is_reused, "peak_memory_bytes": peak_memory_bytes()}
 
 
 def shard_items(task: ShardTask) -> pa.Table:
@@ -143,14 +146,18 @@ def shard_vectors(task: ShardTask, items: pa.Table) -> np.ndarray:
 
     Raises DamagedError where an item has no vector, DataError where chunks differ in dimension.
     """
-    wanted = pc.binary_join_element_wise(items["fingerprint"].cast(pa.binary()), items["item_id"].cast(pa.binary()), b"")
+    wanted = pc.binary_join_element_wise(
+        items["fingerprint"].cast(pa.binary()), items["item_id"].cast(pa.binary()), b""
+    )
     vectors: np.ndarray | None = None
     found = np.zeros(items.num_rows, dtype=bool)
     for key in task.chunks:
         rows = read_run(task.prepared.store, key, "id_key", task.keys)
         if not rows.num_rows:
             continue
-        pairs = pc.binary_join_element_wise(rows["fingerprint"].cast(pa.binary()), rows["item_id"].cast(pa.binary()), b"")
+        pairs = pc.binary_join_element_wise(
+            rows["fingerprint"].cast(pa.binary()), rows["item_id"].cast(pa.binary()), b""
+        )
         labels = pc.index_in(pairs, value_set=wanted.combine_chunks())
         is_wanted = pc.is_valid(labels)
         values = vectors_of(rows.filter(is_wanted))

@@ -142,7 +142,9 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     if not Path(path).is_file():
         raise ConfigError(f"configuration {path} does not exist; configs/ has examples")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        merged = OmegaConf.merge(
+            OmegaConf.structured(Config), OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
+        )
         config = OmegaConf.to_object(merged)
     except ConfigKeyError as error:
         raise ConfigError(f"{path}: {_unknown_key(str(error.full_key))}") from error
@@ -187,22 +189,47 @@ def _check(config: Config) -> None:
     expect(bool(catalogue.path) != has_vectors, "catalogue.path", "a path, or else vectors.path", catalogue.path)
     expect(bool(catalogue.collections), "catalogue.collections", "at least one collection", {})
     item_types = [kind for group in catalogue.collections.values() for kind in group.item_types]
-    expect(all(group.item_types for group in catalogue.collections.values()), "catalogue.collections", "item_types in each", None)
+    expect(
+        all(group.item_types for group in catalogue.collections.values()),
+        "catalogue.collections",
+        "item_types in each",
+        None,
+    )
     twice = sorted({kind for kind in item_types if item_types.count(kind) > 1})
     expect(not twice, "catalogue.collections", "each item type in one collection", twice)
-    expect(0 <= catalogue.max_quarantined <= 1, "catalogue.max_quarantined", "a share from 0 to 1", catalogue.max_quarantined)
+    expect(
+        0 <= catalogue.max_quarantined <= 1,
+        "catalogue.max_quarantined",
+        "a share from 0 to 1",
+        catalogue.max_quarantined,
+    )
     is_npy = has_vectors and str(config.vectors.path).endswith(".npy")
-    expect(is_npy == (config.vectors.ids is not None), "vectors.ids", "a Parquet file of ids with .npy, else nothing", config.vectors.ids)
+    expect(
+        is_npy == (config.vectors.ids is not None),
+        "vectors.ids",
+        "a Parquet file of ids with .npy, else nothing",
+        config.vectors.ids,
+    )
     expect(encoder.max_tokens >= 8, "encoder.max_tokens", "at least 8", encoder.max_tokens)
     tokens = encoder.batch_tokens
-    expect(tokens == "auto" or str(tokens).isdecimal() and int(tokens) >= encoder.max_tokens, "encoder.batch_tokens", "auto or at least encoder.max_tokens", tokens)
+    expect(
+        tokens == "auto" or (str(tokens).isdecimal() and int(tokens) >= encoder.max_tokens),
+        "encoder.batch_tokens",
+        "auto or at least encoder.max_tokens",
+        tokens,
+    )
     expect(encoder.dim is None or encoder.dim >= 1, "encoder.dim", "null or at least 1", encoder.dim)
     expect(index.rows_per_shard >= 1, "index.rows_per_shard", "at least 1", index.rows_per_shard)
     expect(2 <= index.M <= 128, "index.M", "2 to 128", index.M)
     expect(index.ef_construction >= index.M, "index.ef_construction", "at least index.M", index.ef_construction)
     expect(0 < index.recall_target <= 1, "index.recall_target", "above 0, at most 1", index.recall_target)
     expect(validation.num_samples >= 2, "validation.num_samples", "at least 2", validation.num_samples)
-    expect(0 <= validation.min_self_match <= 1, "validation.min_self_match", "a share from 0 to 1", validation.min_self_match)
+    expect(
+        0 <= validation.min_self_match <= 1,
+        "validation.min_self_match",
+        "a share from 0 to 1",
+        validation.min_self_match,
+    )
     expect(validation.max_row_change >= 0, "validation.max_row_change", "0 or more", validation.max_row_change)
     expect(config.ray.cpus_per_actor >= 1, "ray.cpus_per_actor", "at least 1", config.ray.cpus_per_actor)
     actors = config.ray.encode_actors

@@ -6,6 +6,7 @@ or not at all, and never again: finished chunks survive a killed run.
 """
 
 import hashlib
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,15 +28,24 @@ from indexing.errors import DataError
 from indexing.sharding import KeyRange, key_range
 from indexing.store import S3Settings, Store
 
-from .config import Config, EncoderConfig, RayConfig, fingerprint
+from .config import Config, RayConfig, fingerprint
 from .prepare import read_parts
 from .progress import Progress
+from .vectors import VECTOR, vector_column, vectors_of
 from .workspace import Artifact, write_run
 
 FORMAT = 1
 CHUNK_ROWS = 4096
 MIN_CHUNKS, MAX_CHUNKS = 8, 512
 CHUNK_NAME = re.compile(r"(\d+)of(\d+)-[0-9a-f]{32}\.parquet")
+
+
+@dataclass(frozen=True)
+class EncoderIdentity:
+    digest: str
+    """Of the encoder's files."""
+    fingerprint: str
+    """Changes with anything that changes vectors: files, truncation, dimension, the precision asked for."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +69,17 @@ def local_model(config: Config) -> Path:
     return resolve_model(config.encoder.model, cache_dir=default_cache_folder(), s3=config.s3)
 
 
-def encoder_fingerprint(digest: str, encoder: EncoderConfig) -> str:
-    """Changes with anything that changes vectors: files, truncation, dimension, the precision asked for."""
-    return fingerprint(FORMAT, digest, encoder.max_tokens, encoder.dim, encoder.dtype)
+def identify_encoder(config: Config) -> EncoderIdentity | None:
+    """None where vectors come ready-made."""
+    if config.vectors.path:
+        return None
+    digest, encoder = encoder_digest(local_model(config)), config.encoder
+    return EncoderIdentity(digest, fingerprint(FORMAT, digest, encoder.max_tokens, encoder.dim, encoder.dtype))
+
+
+def vectors_artifact(workspace: Store, encoder: EncoderIdentity) -> Artifact:
+    """The folder of all chunks of an encoder, whichever catalogue they came from."""
+    return Artifact(workspace, f"vectors/{encoder.fingerprint}")
 
 
 def num_chunks(num_rows: int) -> int:
@@ -70,14 +88,21 @@ def num_chunks(num_rows: int) -> int:
     return min(MAX_CHUNKS, max(MIN_CHUNKS, 1 << power))
 
 
-def encode(config: Config, prepared: Artifact, digest: str, encoder_print: str, progress: Progress) -> Artifact:
-    """Runs the stage, or skips it when its artifact is complete; the artifact lists the chunks that hold the vectors."""
+def encode(config: Config, prepared: Artifact, encoder: EncoderIdentity | None, progress: Progress) -> Artifact:
+    """Runs the stage, or skips it when its artifact is complete; the artifact lists the chunks that hold the vectors.
+
+    Without an encoder the vectors came with the rows, and are in the workspace already.
+    """
     artifact = encoded_artifact(prepared)
     if artifact.read_marker():
         return artifact
     marker = prepared.require_marker()
+    if encoder is None:
+        chunks = [prepared.key(f"vectors-{number:05d}.parquet") for number in range(marker["num_parts"])]
+        artifact.write_marker({"num_rows": marker["num_rows"], "num_encoded": 0, "chunks": chunks})
+        return artifact
     num_actors, cpus, gpus = actor_pool(config.ray)
-    vectors = Artifact(prepared.store, f"vectors/{encoder_print}")
+    vectors = vectors_artifact(prepared.store, encoder)
     settings = EncodeSettings(
         prepared=prepared,
         num_parts=marker["num_parts"],
@@ -85,7 +110,7 @@ def encode(config: Config, prepared: Artifact, digest: str, encoder_print: str, 
         vectors=vectors,
         known_chunks=list_chunks(vectors),
         encoder=config.encoder.settings(),
-        encoder_digest=digest,
+        encoder_digest=encoder.digest,
         s3=config.s3,
         num_threads=cpus,
     )
@@ -125,6 +150,7 @@ def run_actors(settings: EncodeSettings, num_actors: int, cpus: int, gpus: float
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is raised; the rest breaks into the bars
     # From items, not `range`: its read tasks would wait for ever for the CPUs that the actors hold.
     chunks = ray.data.from_items(list(range(settings.num_chunks)), override_num_blocks=settings.num_chunks)
     counts = chunks.map_batches(
@@ -209,7 +235,7 @@ def overlaps(name: str, keys: KeyRange) -> bool:
 
 def read_chunk(store: Store, key: str) -> pa.Table:
     with store.open(key) as file:
-        return pq.read_table(pa.PythonFile(file, mode="r"), columns=["item_id", "fingerprint", "vector"])
+        return pq.read_table(pa.PythonFile(file, mode="r"), columns=["item_id", "fingerprint", VECTOR])
 
 
 def without_known(rows: pa.Table, known: pa.Table) -> pa.Table:
@@ -222,20 +248,13 @@ def _pairs(table: pa.Table) -> pa.Array:
     return pc.binary_join_element_wise(*columns, b"")
 
 
-def vectors_of(table: pa.Table) -> np.ndarray:
-    """(num_rows, dim) of the column `vector`, in the type it is stored in."""
-    column = table["vector"].combine_chunks()
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
-
-
 def write_chunk(artifact: Artifact, chunk: int, total: int, rows: pa.Table, vectors: np.ndarray) -> None:
     """The chunk's new rows, sorted by id key for `build`; named by its range and what is in it."""
     table = rows.select(["id_key", "item_id", "fingerprint"])
     name = hashlib.blake2b(b"\n".join(sorted(_pairs(table).to_pylist())), digest_size=16).hexdigest()
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
     write_run(
         artifact.store,
         artifact.key(f"{chunk}of{total}-{name}.parquet"),
-        table.append_column("vector", column),
+        table.append_column(VECTOR, vector_column(vectors)),
         sort_by=["id_key", "item_id", "fingerprint"],
     )

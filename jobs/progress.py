@@ -61,7 +61,13 @@ class Progress:
         logger.info("%s: done in %.1f s", name, self.seconds[name])
 
     def _bars(self) -> RichProgress:
-        columns = (TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description:<9}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+        )
         return RichProgress(*columns, console=self.console)
 
 

@@ -47,7 +47,7 @@ def publish(
     Raises PublishConflict when `parent` is no longer the current release.
     """
     store = open_store(config.store, config.s3)
-    report = json.dumps(validated.require_marker(), sort_keys=True, indent=1).encode()
+    report = json.dumps(validated.require_marker()["report"], sort_keys=True, indent=1).encode()
     release = make_release(config, prepared, built, validated, parent, report)
     if parent and not config.publish.always and same_content(release, parent):
         return Published(release=parent, is_new=False, uploads=NOTHING)
@@ -66,7 +66,11 @@ def publish(
 def make_release(
     config: Config, prepared: Artifact, built: Artifact, validated: Artifact, parent: Release | None, report: bytes
 ) -> Release:
-    rows, figures, shards = prepared.require_marker(), validated.require_marker()["collections"], built_shards(built)
+    rows, figures, shards = (
+        prepared.require_marker(),
+        validated.require_marker()["report"]["collections"],
+        built_shards(built),
+    )
     return Release(
         number=parent.number + 1 if parent else 1,
         parent=parent.number if parent else None,
@@ -124,7 +128,17 @@ def shard_entry(shard: BuiltShard) -> Shard:
 
 def same_content(release: Release, parent: Release) -> bool:
     """Whether both would serve the same; their numbers, times, writers and tools may differ."""
-    identity = ("number", "parent", "kind", "created_at", "writer_id", "tools", "validation", "report", "config_fingerprint")
+    identity = (
+        "number",
+        "parent",
+        "kind",
+        "created_at",
+        "writer_id",
+        "tools",
+        "validation",
+        "report",
+        "config_fingerprint",
+    )
     return replace(release, **{name: getattr(parent, name) for name in identity}) == parent
 
 

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-from cluster.fanout import fan_out
+from cluster.fanout import fan_out, peak_memory_bytes
 from indexing.encoder import load_encoder
-from indexing.errors import DamagedError, DataError, ValidationFailed
+from indexing.errors import DamagedError, ValidationFailed
 from indexing.exact import exact_search, merge_top_k
 from indexing.hnsw import Index, load_index, search_index
 from indexing.release.manifest import Release
@@ -38,8 +38,8 @@ from indexing.validation import (
 
 from .config import Config, fingerprint
 from .encode import local_model
-from .prepare import list_parquet
 from .progress import Bar, Progress
+from .source import read_queries
 from .workspace import Artifact, local_copy
 
 FORMAT = 1
@@ -63,12 +63,15 @@ class BuiltShard:
     """sha256, size_bytes and key of the blob; so too below."""
     items: dict[str, Any]
     metadata: dict[str, Any]
+    is_reused: bool
 
     def __str__(self) -> str:
         return f"{self.collection}/{self.number}"
 
 
-def validate(config: Config, prepared: Artifact, built: Artifact, parent: Release | None, progress: Progress) -> Artifact:
+def validate(
+    config: Config, prepared: Artifact, built: Artifact, parent: Release | None, progress: Progress
+) -> Artifact:
     """Runs the stage, or skips it when the same shards have passed the same gates; the artifact is the report.
 
     Raises ValidationFailed when a gate does not hold; the report is written all the same.
@@ -80,23 +83,27 @@ def validate(config: Config, prepared: Artifact, built: Artifact, parent: Releas
     queries = real_queries(config)
     gates: list[Gate] = []
     collections: dict[str, Any] = {}
+    memory: list[int] = []
     with progress.stage("validate", 2 * sum(num_items.values())) as bar:
         for name, count in num_items.items():
             shards = [shard for shard in built_shards(built) if shard.collection == name]
-            samples = inspect_shards(config, shards, gates, bar)
+            samples = inspect_shards(config, shards, gates, memory, bar)
             query_sets = {"items": samples} if queries is None else {"items": samples, "queries": queries}
-            collections[name] = measure_recall(config, name, shards, query_sets, gates, bar)
+            collections[name] = measure_recall(config, name, shards, query_sets, gates, memory, bar)
             gates.append(equal("number of items", name, sum(shard.num_items for shard in shards), count))
             gates += compare_with_parent(config, name, count, parent)
     report = {"collections": collections, "gates": [asdict(gate) for gate in gates]}
     raise_failed_gates(gates, artifact, report)
-    artifact.write_marker(report)
+    artifact.write_marker({"report": report, "peak_memory_bytes": max(memory)})
     return artifact
 
 
 def validated_artifact(config: Config, built: Artifact, parent: Release | None) -> Artifact:
     counts = {collection.name: collection.num_items for collection in parent.collections} if parent else None
-    name = fingerprint(FORMAT, built.path, built.read_marker(), config.validation, config.index.recall_target, counts)
+    digests = [
+        [shard.index["sha256"], shard.items["sha256"], shard.metadata["sha256"]] for shard in built_shards(built)
+    ]
+    name = fingerprint(FORMAT, built.path, digests, config.validation, config.index.recall_target, counts)
     return Artifact(built.store, f"validations/{name}")
 
 
@@ -121,25 +128,14 @@ def real_queries(config: Config) -> np.ndarray | None:
     """float32 (at most num_samples, dim): the configured queries, encoded as queries; None when there are none."""
     if config.validation.queries is None:
         return None
-    texts = read_queries(config.validation.queries, config)
+    texts = read_queries(config.validation.queries, config.s3, "validation.queries")
     chosen = sorted(texts, key=lambda text: hashlib.blake2b(text.encode()).digest())[: config.validation.num_samples]
-    return load_encoder(local_model(config), config.encoder).encode(chosen, kind="query")
+    return load_encoder(local_model(config), config.encoder.settings()).encode(chosen, kind="query")
 
 
-def read_queries(path: str, config: Config) -> list[str]:
-    """The distinct, non-blank values of the column `query`, sorted. Raises DataError without such a column."""
-    store, keys = list_parquet(path, config, "validation.queries")
-    texts: set[str] = set()
-    for key in keys:
-        with store.open(key) as file:
-            table = pq.ParquetFile(file).read()
-        if "query" not in table.column_names:
-            raise DataError(f"{store.describe(key)}: expected a column query, got {', '.join(table.column_names)}")
-        texts.update(text for text in pc.unique(table["query"]).to_pylist() if text and text.strip())
-    return sorted(texts)
-
-
-def inspect_shards(config: Config, shards: list[BuiltShard], gates: list[Gate], bar: Bar) -> np.ndarray:
+def inspect_shards(
+    config: Config, shards: list[BuiltShard], gates: list[Gate], memory: list[int], bar: Bar
+) -> np.ndarray:
     """Gates on each shard by itself; returns the sampled vectors of all, float32 (num_samples, dim)."""
     total = sum(shard.num_items for shard in shards)
     samples: dict[int, np.ndarray] = {}
@@ -149,6 +145,7 @@ def inspect_shards(config: Config, shards: list[BuiltShard], gates: list[Gate], 
         what="validate",
     ):
         bar.advance(shard.num_items)
+        memory.append(found["peak_memory_bytes"])
         samples[shard.number] = found["samples"]
         gates += [
             equal("rows without a distinct id", str(shard), found["num_repeated_ids"], 0),
@@ -178,6 +175,7 @@ def inspect_shard(shard: BuiltShard, num_samples: int) -> dict[str, Any]:
         "num_not_finite": int(bad[0]),
         "num_not_unit": int(bad[1]),
         "samples": np.asarray(index.get_items(labels), dtype=np.float32),
+        "peak_memory_bytes": peak_memory_bytes(),
     }
 
 
@@ -187,7 +185,9 @@ def load_shard(shard: BuiltShard) -> Index:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != shard.index["sha256"]:
-            raise DamagedError(f"{shard}: {shard.store.describe(shard.index['key'])} is not what was built; delete it, run again")
+            raise DamagedError(
+                f"{shard}: {shard.store.describe(shard.index['key'])} is not what was built; delete it, run again"
+            )
         return load_index(path, shard.dim, shard.num_items)
 
 
@@ -198,18 +198,25 @@ def vector_blocks(index: Index, num_items: int) -> Iterator[tuple[int, np.ndarra
 
 
 def measure_recall(
-    config: Config, name: str, shards: list[BuiltShard], query_sets: dict[str, np.ndarray], gates: list[Gate], bar: Bar
+    config: Config,
+    name: str,
+    shards: list[BuiltShard],
+    query_sets: dict[str, np.ndarray],
+    gates: list[Gate],
+    memory: list[int],
+    bar: Bar,
 ) -> dict[str, Any]:
     """Recall@10 of each shard and of all merged, at every ef; chooses ef; returns the figures at that ef."""
     bounds = np.cumsum([len(queries) for queries in query_sets.values()])[:-1]
     queries = ray.put(np.concatenate(list(query_sets.values())))
     merged: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     recall_of_shard: dict[str, dict[int, float]] = {}
-    for shard, found in fan_out(lambda shard: search_shard.remote(shard, queries), shards, what="validate"):
+    for shard, (found, peak) in fan_out(lambda shard: search_shard.remote(shard, queries), shards, what="validate"):
         bar.advance(shard.num_items)
+        memory.append(peak)
         truth = found[EXACT][1]
         recall_of_shard[str(shard)] = {ef: float(recall_by_score(found[ef][1], truth).mean()) for ef in EF_GRID}
-        merged = {ef: merge_top_k(*merged[ef], *result, K) if merged else result for ef, result in found.items()}
+        merged = {ef: merge_top_k(*merged[ef], *found[ef], k=K) for ef in found} if merged else found
     truth = merged[EXACT][1]
     recalls = {ef: np.split(recall_by_score(merged[ef][1], truth), bounds) for ef in EF_GRID}
     target = config.index.recall_target
@@ -217,31 +224,41 @@ def measure_recall(
     own = np.split(merged[ef][1], bounds)[0]
     match = self_match(own, np.ones(len(own), np.float32))
     gates.append(at_least("self-match", name, match, config.validation.min_self_match))
-    figures: dict[str, Any] = {"num_items": sum(shard.num_items for shard in shards), "ef_search": ef, "self_match": match}
+    figures: dict[str, Any] = {
+        "num_items": sum(shard.num_items for shard in shards),
+        "ef_search": ef,
+        "self_match": match,
+    }
     for (kind, size), values in zip(((kind, len(part)) for kind, part in query_sets.items()), recalls[ef], strict=True):
         for half, part in zip(("chosen on", "confirmed on"), split_halves(values), strict=True):
             gates.append(at_least(f"recall@{K} of {kind}, {half}", name, float(part.mean()), target))
         figures[kind] = {"num_queries": size, f"recall_at_{K}": float(values.mean())}
     worst = min(recall_of_shard, key=lambda shard: recall_of_shard[shard][ef])
-    gates.append(at_least(f"recall@{K} of the worst shard", worst, recall_of_shard[worst][ef], config.validation.min_shard_recall))
+    gates.append(
+        at_least(
+            f"recall@{K} of the worst shard", worst, recall_of_shard[worst][ef], config.validation.min_shard_recall
+        )
+    )
     figures["worst_shard_recall_at_10"] = recall_of_shard[worst][ef]
     figures["recall_at_10_by_ef"] = {str(ef): float(np.concatenate(parts).mean()) for ef, parts in recalls.items()}
     return figures
 
 
 @ray.remote
-def search_shard(shard: BuiltShard, queries: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """(labels, scores), each (num_queries, at most K): exact under EXACT, by the graph under each ef."""
+def search_shard(shard: BuiltShard, queries: np.ndarray) -> tuple[dict[int, tuple[np.ndarray, np.ndarray]], int]:
+    """(labels, scores), each (num_queries, at most K), exact under EXACT, by the graph under each ef; peak memory."""
     index = load_shard(shard)
     k = min(K, shard.num_items)
     found = {ef: search_index(index, queries, k, ef, num_threads=1) for ef in EF_GRID}
     exact = None
     for start, vectors in vector_blocks(index, shard.num_items):
         labels, scores = exact_search(vectors, queries, k)
-        exact = (labels, scores) if exact is None else merge_top_k(*exact, labels + start, scores, k)
+        block = (labels + start, scores)
+        exact = block if exact is None else merge_top_k(*exact, *block, k=k)
     assert exact is not None
     offset = shard.number << SHARD_BITS
-    return {ef: (labels + offset, scores) for ef, (labels, scores) in {EXACT: exact, **found}.items()}
+    found = {ef: (labels + offset, scores) for ef, (labels, scores) in {EXACT: exact, **found}.items()}
+    return found, peak_memory_bytes()
 
 
 def compare_with_parent(config: Config, name: str, num_items: int, parent: Release | None) -> list[Gate]:

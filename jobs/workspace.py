@@ -37,13 +37,17 @@ class Artifact:
         except ObjectNotFound:
             return None
         except ValueError as error:
-            raise DamagedError(f"{self.store.url}/{self.key('done.json')} is not JSON: {error}; delete it and run again") from error
+            raise DamagedError(
+                f"{self.store.url}/{self.key('done.json')} is not JSON: {error}; delete it and run again"
+            ) from error
 
     def require_marker(self) -> dict[str, Any]:
         """The marker's content. Raises ConfigError while the artifact is not complete."""
         marker = self.read_marker()
         if marker is None:
-            raise ConfigError(f"{self.store.url}/{self.path} is not complete: run the stages before this one, or nightly")
+            raise ConfigError(
+                f"{self.store.url}/{self.path} is not complete: run the stages before this one, or nightly"
+            )
         return marker
 
     def write_marker(self, content: dict[str, Any]) -> None:
@@ -54,16 +58,28 @@ def write_run(store: Store, key: str, table: pa.Table, *, sort_by: list[str]) ->
     """Puts `table`, sorted, as Parquet whose row groups can be read by key range. Same rows, same bytes."""
     table = table.take(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in sort_by]))
     strings = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    store.put(key, parquet_bytes(table, row_group_size=ROW_GROUP_ROWS, use_dictionary=strings))
+
+
+def parquet_bytes(table: pa.Table, **options: Any) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=ROW_GROUP_ROWS, compression="zstd", use_dictionary=strings)
-    store.put(key, sink.getvalue().to_pybytes())
+    pq.write_table(table, sink, compression="zstd", **options)
+    return sink.getvalue().to_pybytes()
 
 
 def read_run(
-    store: Store, key: str, key_column: str, keys: KeyRange, *, collection: str | None = None, columns: list[str] | None = None
+    store: Store,
+    key: str,
+    key_column: str,
+    keys: KeyRange,
+    *,
+    collection: str | None = None,
+    columns: list[str] | None = None,
 ) -> pa.Table:
     """The rows of a run whose `key_column` lies in `keys`; only the row groups that can hold some are read."""
-    where = (pc.field(key_column) >= pa.scalar(keys.low, pa.uint64())) & (pc.field(key_column) <= pa.scalar(keys.high, pa.uint64()))
+    where = (pc.field(key_column) >= pa.scalar(keys.low, pa.uint64())) & (
+        pc.field(key_column) <= pa.scalar(keys.high, pa.uint64())
+    )
     if collection is not None:
         where &= pc.field("collection") == collection
     with store.open(key) as file:

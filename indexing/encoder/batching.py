@@ -9,45 +9,78 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
 
-# Texts tokenised and sorted together: bounds memory, and lets a GPU start before all texts are tokenised.
+# Texts tokenised and sorted together: bounds memory, and a GPU starts before all texts are tokenised.
 WINDOW = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Texts of similar length, longest first. On CUDA the tensors are pinned."""
+    """Texts of similar length, longest first."""
 
     rows: np.ndarray
     """int64 (num_rows,), positions in the caller's list."""
     input_ids: torch.Tensor
-    """int64 (num_rows, max_length), padded on the right."""
+    """int64 (num_rows, longest), padded on the right."""
     lengths: torch.Tensor
-    """int64 (num_rows,), descending."""
+    """int64 (num_rows,) in tokens, descending."""
+    num_truncated: int
 
-    def halves(self) -> tuple["Batch", "Batch"]:
-        """Two batches of half the rows each; the second one is narrower where its texts are shorter."""
+    def halves(self) -> list["Batch"]:
+        """Two batches of half the rows each, the second as narrow as its texts allow."""
         middle = len(self.rows) // 2
-        width = int(self.lengths[middle])
-        return (
-            Batch(rows=self.rows[:middle], input_ids=self.input_ids[:middle], lengths=self.lengths[:middle]),
-            Batch(rows=self.rows[middle:], input_ids=self.input_ids[middle:, :width], lengths=self.lengths[middle:]),
-        )
+        return [
+            Batch(
+                rows=self.rows[half],
+                input_ids=self.input_ids[half, : int(self.lengths[half][0])],
+                lengths=self.lengths[half],
+                num_truncated=0,  # counted with the whole batch
+            )
+            for half in (slice(0, middle), slice(middle, None))
+        ]
 
 
-@dataclass
-class TokenCounts:
-    """Filled while batches are made."""
+class Tokens:
+    """A tokenizer that truncates to max_tokens and leaves padding to the batches."""
 
-    num_tokens: int = 0
-    num_truncated: int = 0
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_padding()
+        self._backend.enable_truncation(max_tokens)
+        self._special = set(tokenizer.all_special_ids)
+        self._pad_id: int = tokenizer.pad_token_id or 0
+        # Some tokenizers give no token at all for an empty text; a model needs at least one.
+        self._filler_id: int = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else self._pad_id
+
+    def count(self, prompt: str) -> int:
+        """Tokens of a prompt, without the special token that closes a text."""
+        ids = self._backend.encode(prompt).ids if prompt else []
+        return len(ids) - (1 if ids and ids[-1] in self._special else 0)
+
+    def batches(self, texts: Sequence[str], prompt: str, batch_tokens: int, *, pin: bool) -> Iterator[Batch]:
+        """Tokenise window by window and yield each window's batches, longest texts first; pin for CUDA copies."""
+        for start in range(0, len(texts), WINDOW):
+            encodings = self._backend.encode_batch_fast([prompt + text for text in texts[start : start + WINDOW]])
+            ids = [encoding.ids or [self._filler_id] for encoding in encodings]
+            cut = np.fromiter((bool(encoding.overflowing) for encoding in encodings), bool, len(ids))
+            lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+            flat = np.fromiter(chain.from_iterable(ids), np.int64, int(lengths.sum()))
+            starts = np.cumsum(lengths) - lengths
+            for rows in plan_batches(lengths, batch_tokens):
+                yield Batch(
+                    rows=rows + start,
+                    input_ids=_tensor(_pad(flat, starts[rows], lengths[rows], self._pad_id), pin),
+                    lengths=_tensor(lengths[rows], pin),
+                    num_truncated=int(cut[rows].sum()),
+                )
 
 
 def plan_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
-    """Split texts into batches with rows × longest ≤ batch_tokens (a single longer text is a batch of its own).
+    """Split texts into batches with rows × longest ≤ batch_tokens; a single longer text is a batch of its own.
 
-    lengths: int (num_texts,), each at least 1. Returns int64 positions per batch, longest texts first, ties in order.
+    lengths: int64 (num_texts,), at least 1 each. Returns int64 positions per batch, longest first, ties in order.
     """
     order = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
@@ -58,36 +91,11 @@ def plan_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
     return batches
 
 
-def make_batches(
-    tokenizer: "Tokenizer",
-    texts: Sequence[str],
-    *,
-    prompt: str,
-    batch_tokens: int,
-    pad_id: int,
-    filler_id: int,
-    pin: bool,
-    counts: TokenCounts,
-) -> Iterator[Batch]:
-    """Tokenise window by window and yield the batches; filler_id stands in for a text that has no token at all."""
-    for start in range(0, len(texts), WINDOW):
-        window = [prompt + text for text in texts[start : start + WINDOW]]
-        encodings = tokenizer.encode_batch_fast(window)
-        counts.num_truncated += sum(1 for encoding in encodings if encoding.overflowing)
-        ids = [encoding.ids or [filler_id] for encoding in encodings]
-        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        flat = np.fromiter(chain.from_iterable(ids), np.int64, int(lengths.sum()))
-        starts = np.cumsum(lengths) - lengths
-        counts.num_tokens += len(flat)
-        for rows in plan_batches(lengths, batch_tokens):
-            input_ids = _padded(flat, starts[rows], lengths[rows], pad_id)
-            yield Batch(rows=rows + start, input_ids=_tensor(input_ids, pin), lengths=_tensor(lengths[rows], pin))
-
-
-def _padded(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, pad_id: int) -> np.ndarray:
+def _pad(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, pad_id: int) -> np.ndarray:
+    """int64 (num_rows, longest) from the tokens of all texts in a row."""
     columns = np.arange(lengths[0])
-    inside = columns < lengths[:, None]
-    return np.where(inside, flat[np.minimum(starts[:, None] + columns, len(flat) - 1)], pad_id)
+    positions = np.minimum(starts[:, None] + columns, len(flat) - 1)
+    return np.where(columns < lengths[:, None], flat[positions], pad_id)
 
 
 def _tensor(array: np.ndarray, pin: bool) -> torch.Tensor:

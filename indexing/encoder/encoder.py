@@ -1,101 +1,167 @@
-"""The encode loop."""
+"""The encode loop: batches are made on the calling thread and run on worker threads.
+
+On a CPU each worker runs whole batches with torch single-threaded: the workers never wait for each other inside an
+operation. With two OpenMP threads per operation instead, a machine that does anything else beside it loses a
+scheduler slice at every one of some 200 barriers a batch (measured on 2 busy cores: 4 times slower), and the bits of
+a vector would depend on the number of threads. On CUDA one worker launches kernels while the caller tokenises ahead.
+"""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
-from indexing.encoder.batching import Batch, TokenCounts, make_batches
-from indexing.encoder.device import default_batch_tokens
+from indexing.encoder.batching import Batch, Tokens
 from indexing.encoder.head import Head
 from indexing.encoder.settings import EncodeStats
 from indexing.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
+# Rows of results left on a GPU until they are copied back together: no synchronisation per batch.
+ROWS_ON_DEVICE = 16_384
+QUEUED_BATCHES = {"cpu": 4, "cuda": 64}
+
+Part = tuple[np.ndarray, torch.Tensor]
+"""Rows (positions in the caller's list) and their vectors, float32 on the device."""
+
 
 class Encoder:
-    """Texts to unit vectors. Made by `load_encoder`; not safe to share between threads."""
+    """Texts to unit vectors. Made by `load_encoder`; one call of `encode` at a time."""
 
     def __init__(
         self,
         *,
         model: "PreTrainedModel",
         head: Head,
-        tokenizer: "PreTrainedTokenizerBase",
+        tokens: Tokens,
         prompts: dict[str, str],
         include_prompt: bool,
-        max_tokens: int,
-        batch_tokens: int | None,
+        batch_tokens: int,
+        num_threads: int,
     ) -> None:
-        self.model, self.head = model, head
-        self.dim, self.max_tokens = head.dim, max_tokens
+        self.model, self.head, self.tokens = model, head, tokens
+        self.dim, self.max_tokens, self.batch_tokens = head.dim, tokens.max_tokens, batch_tokens
         self.device, self.dtype = str(model.device), str(model.dtype).removeprefix("torch.")
-        self.prompts = prompts
-        self.batch_tokens = batch_tokens or default_batch_tokens(model.device)
+        self.prompts, self.num_threads = prompts, num_threads
         self.stats = EncodeStats()
-        self._tokenizer = tokenizer.backend_tokenizer
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_tokens)
-        self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        self._filler_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else self._pad_id
-        self._skipped = {kind: 0 if include_prompt else self._prompt_tokens(tokenizer, kind) for kind in prompts}
+        self._on_cpu = model.device.type == "cpu"
+        self._num_skipped = {kind: 0 if include_prompt else tokens.count(text) for kind, text in prompts.items()}
 
-    def _prompt_tokens(self, tokenizer: "PreTrainedTokenizerBase", kind: str) -> int:
-        """Tokens of the prompt that pooling leaves out: without a closing special token."""
-        ids = self._tokenizer.encode(self.prompts[kind]).ids if self.prompts[kind] else []
-        return len(ids) - 1 if ids and ids[-1] in tokenizer.all_special_ids else len(ids)
-
-    @torch.inference_mode()
     def encode(
         self,
         texts: Sequence[str],
         kind: Literal["document", "query"] = "document",
         on_batch: Callable[[int], None] | None = None,
     ) -> np.ndarray:
-        """float32 (num_texts, dim), unit norm, in the order of texts; figures of the call are in `stats` afterwards.
+        """float32 (num_texts, dim), unit norm, in the order of texts; `stats` then tells about this call.
 
         on_batch is told the number of texts of each finished batch. Raises ConfigError when the device cannot hold
         even a single text, DataError when the model gives vectors that are not finite.
         """
-        counts, num_splits = TokenCounts(), 0
-        vectors = np.empty((len(texts), self.dim), np.float32)
-        batches = make_batches(
-            self._tokenizer,
-            texts,
-            prompt=self.prompts[kind],
-            batch_tokens=self.batch_tokens,
-            pad_id=self._pad_id,
-            filler_id=self._filler_id,
-            pin=False,
-            counts=counts,
-        )
-        for batch in batches:
-            todo = [batch]
-            while todo:
-                part = todo.pop()
-                vectors[part.rows] = self._forward(part, self._skipped[kind]).cpu().numpy()
+        batches = self.tokens.batches(texts, self.prompts[kind], self.batch_tokens, pin=not self._on_cpu)
+        vectors = np.zeros((len(texts), self.dim), np.float32)
+        num_tokens = num_truncated = num_splits = 0
+        waiting: list[Part] = []
+        for batch, parts in self._run_all(batches, self._num_skipped[kind]):
+            num_tokens += int(batch.lengths.sum())
+            num_truncated += batch.num_truncated
+            num_splits += len(parts) - 1
+            waiting += parts
+            if self._on_cpu or sum(len(rows) for rows, _ in waiting) >= ROWS_ON_DEVICE:
+                _copy_back(waiting, vectors)
             if on_batch is not None:
                 on_batch(len(batch.rows))
+        _copy_back(waiting, vectors)
+        _check_norms(vectors)
         self.stats = EncodeStats(
-            num_texts=len(texts),
-            num_tokens=counts.num_tokens,
-            num_truncated=counts.num_truncated,
-            num_oom_splits=num_splits,
+            num_texts=len(texts), num_tokens=num_tokens, num_truncated=num_truncated, num_oom_splits=num_splits
         )
         return vectors
 
+    def _run_all(self, batches: Iterable[Batch], num_skipped: int) -> Iterable[tuple[Batch, list[Part]]]:
+        """Run batches on the workers, a bounded number ahead; yields in order."""
+        num_workers = self.num_threads if self._on_cpu else 1
+        most_queued = num_workers + QUEUED_BATCHES[self.model.device.type]
+        threads = 1 if self._on_cpu else self.num_threads
+        pool = ThreadPoolExecutor(num_workers, "encode", initializer=torch.set_num_threads, initargs=(threads,))
+        queue: deque[tuple[Batch, Future[list[Part]]]] = deque()
+        try:
+            for batch in batches:
+                queue.append((batch, pool.submit(self._run, batch, num_skipped)))
+                if len(queue) > most_queued:
+                    first, future = queue.popleft()
+                    yield first, future.result()
+            while queue:
+                first, future = queue.popleft()
+                yield first, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(self.num_threads)  # the workers' setting reaches the whole process
+
+    def _run(self, batch: Batch, num_skipped: int) -> list[Part]:
+        """The batch's vectors; in more than one part where memory ran out and the batch was split."""
+        parts: list[Part] = []
+        todo = [batch]
+        while todo:
+            part = todo.pop()
+            try:
+                parts.append((part.rows, self._forward(part, num_skipped)))
+                continue
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if len(part.rows) == 1:
+                    size = f"a single text of {int(part.lengths[0])} tokens"
+                    raise ConfigError(f"expected memory for {size} on {self.device}, got: {_line(error)}") from error
+            # Outside the except block, where the error's traceback no longer holds on to the tensors.
+            log.warning("out of memory on %s: splitting a batch of %d texts", self.device, len(part.rows))
+            if not self._on_cpu:
+                torch.cuda.empty_cache()
+            todo += reversed(part.halves())
+        return parts
+
+    @torch.inference_mode()
     def _forward(self, batch: Batch, num_skipped: int) -> torch.Tensor:
+        """float32 (num_rows, dim), unit norm, on the device."""
         input_ids = batch.input_ids.to(self.model.device, non_blocking=True)
         lengths = batch.lengths.to(self.model.device, non_blocking=True)
-        is_padded = int(batch.lengths[-1]) < input_ids.shape[1]
-        mask = None
-        if is_padded:
+        mask = None  # texts of one length need none, and attention is faster without
+        if int(batch.lengths[-1]) < input_ids.shape[1]:
             mask = (torch.arange(input_ids.shape[1], device=lengths.device) < lengths[:, None]).long()
         hidden = self.model(input_ids=input_ids, attention_mask=mask).last_hidden_state
         return self.head(hidden, lengths, num_skipped)
+
+
+def _copy_back(waiting: list[Part], vectors: np.ndarray) -> None:
+    """One copy to the host for all that waits there."""
+    if waiting:
+        rows = np.concatenate([rows for rows, _ in waiting])
+        vectors[rows] = torch.cat([part for _, part in waiting]).cpu().numpy()
+        waiting.clear()
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """torch has a class for accelerators only; the CPU allocator raises a bare RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _check_norms(vectors: np.ndarray) -> None:
+    norms = np.linalg.norm(vectors, axis=1)
+    wrong = np.flatnonzero(~(np.abs(norms - 1) < 1e-3))
+    if len(wrong):
+        raise DataError(
+            f"expected vectors of norm 1 from the model, got {norms[wrong[0]]} for text {wrong[0]} "
+            f"({len(wrong)} of {len(vectors)} texts); encoder.dtype=float32 may help"
+        )
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

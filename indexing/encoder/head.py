@@ -22,9 +22,7 @@ class Head(nn.Module):
     def __init__(self, layout: Layout, hidden_size: int, dim: int | None) -> None:
         super().__init__()
         self.pooling = layout.pooling
-        self.steps = nn.ModuleList(
-            _Normalize() if step is None else _load_dense(layout, step) for step in layout.head
-        )
+        self.steps = nn.ModuleList(_Normalize() if step is None else _load_dense(layout, step) for step in layout.head)
         full_dim = hidden_size
         for step in layout.head:
             if step is not None and step.in_features != full_dim:
@@ -42,16 +40,16 @@ class Head(nn.Module):
         return nn.functional.normalize(vectors[:, : self.dim], dim=-1)
 
     def pool(self, hidden_BTH: torch.Tensor, lengths_B: torch.Tensor, num_prompt_tokens: int) -> torch.Tensor:
-        if self.pooling == "cls":
-            first_B = torch.full_like(lengths_B, num_prompt_tokens).clamp(max=lengths_B - 1)
-            return hidden_BTH[torch.arange(len(lengths_B), device=lengths_B.device), first_B].float()
-        if self.pooling == "lasttoken":
-            return hidden_BTH[torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1].float()
-        positions_T = torch.arange(hidden_BTH.shape[1], device=lengths_B.device)
-        inside_BT = (positions_T < lengths_B[:, None]) & (positions_T >= num_prompt_tokens)
-        # A product of weights and vectors sums in float32 without a float32 copy of the hidden states.
-        weights_B1T = inside_BT.to(hidden_BTH.dtype)[:, None]
-        return (weights_B1T @ hidden_BTH)[:, 0].float() / inside_BT.sum(1, keepdim=True).clamp(min=1)
+        """float32 (B, H)."""
+        # A text cut down to its prompt, or to less, is pooled over all its tokens rather than over none.
+        first_B = torch.where(lengths_B > num_prompt_tokens, num_prompt_tokens, 0)
+        if self.pooling == "mean":
+            positions_T = torch.arange(hidden_BTH.shape[1], device=lengths_B.device)
+            inside_BT = (positions_T < lengths_B[:, None]) & (positions_T >= first_B[:, None])
+            total_BH = (hidden_BTH * inside_BT[:, :, None]).sum(1, dtype=torch.float32)
+            return total_BH / (lengths_B - first_B)[:, None]
+        token_B = first_B if self.pooling == "cls" else lengths_B - 1
+        return hidden_BTH[torch.arange(len(token_B), device=token_B.device), token_B].float()
 
 
 class _Normalize(nn.Module):

@@ -56,7 +56,9 @@ class Layout:
 def read_layout(root: Path) -> Layout:
     """Read the folder's JSON. Raises ConfigError naming what is missing, unknown or unsafe."""
     if not root.is_dir():
-        raise ConfigError(f"expected a model folder, got {root}, which {'is a file' if root.exists() else 'is missing'}")
+        raise ConfigError(
+            f"expected a model folder, got {root}, which {'is a file' if root.exists() else 'is missing'}"
+        )
     modules = _read_modules(root)
     model_config = _read_json(root / "config_sentence_transformers.json", missing={})
     if model_config.get("model_type", "SentenceTransformer") != "SentenceTransformer":

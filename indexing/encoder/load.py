@@ -12,7 +12,8 @@ import transformers
 from tokenizers import normalizers
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
-from indexing.encoder.device import pick_device, pick_dtype
+from indexing.encoder.batching import Tokens
+from indexing.encoder.device import default_batch_tokens, pick_device, pick_dtype
 from indexing.encoder.encoder import Encoder
 from indexing.encoder.head import Head
 from indexing.encoder.layout import Layout, read_layout
@@ -44,11 +45,11 @@ def load(path: Path, settings: EncoderSettings, *, num_threads: int | None) -> E
     return Encoder(
         model=model.to(device).eval(),
         head=head.to(device).eval(),
-        tokenizer=tokenizer,
+        tokens=Tokens(tokenizer, _max_tokens(layout, config, tokenizer, settings.max_tokens)),
         prompts=layout.prompts,
         include_prompt=layout.include_prompt,
-        max_tokens=_max_tokens(layout, config, tokenizer, settings.max_tokens),
-        batch_tokens=settings.batch_tokens,
+        batch_tokens=settings.batch_tokens or default_batch_tokens(device),
+        num_threads=torch.get_num_threads(),
     )
 
 

@@ -37,6 +37,8 @@ def upload_in_parts(call: Call, path: Path, sha256: str, *, part_bytes: int, num
         if found != sha256:
             raise DamagedError(f"expected sha256 {sha256} of {path}, got {found}")
         return _complete(call, upload_id, parts)
+    except ObjectNotFound as error:
+        raise StoreUnavailable(f"the unfinished upload of {path} was aborted from elsewhere: run again") from error
     except BaseException:  # an interrupt too: parts without an end cost space until someone finds them
         _abort(call, path, upload_id)
         raise

@@ -7,6 +7,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
@@ -119,9 +120,12 @@ class S3Store(Store):
         if found != sha256:
             raise DamagedError(f"expected sha256 {sha256} of {path}, got {found}")
         checksum = b64encode(bytes.fromhex(sha256)).decode()
-        with path.open("rb") as file:
-            answer = self._call("put_object", key, Body=file, ChecksumSHA256=checksum)
-        return bool(answer.get("ChecksumSHA256") == checksum)
+
+        def send() -> dict[str, Any]:
+            with path.open("rb") as file:  # from its start at each try
+                return self._request("put_object", key, Body=file, ChecksumSHA256=checksum)
+
+        return bool(self._retry(key, send).get("ChecksumSHA256") == checksum)
 
     def create(self, key: str, data: bytes) -> bool:
         checksum = base64_sha256(data)
@@ -267,7 +271,7 @@ class S3Store(Store):
 
 def _read_body(answer: dict[str, Any]) -> bytes:
     """The whole body; botocore raises when it is shorter than announced or has another checksum."""
-    with answer["Body"] as body:
+    with closing(answer["Body"]) as body:  # the body's own `with` gives the raw stream, which checks neither
         data: bytes = body.read()
     return data
 

@@ -54,7 +54,8 @@ def error_status(error: ClientError) -> int:
 def worth_retrying(error: ClientError | BotoCoreError) -> bool:
     """Whether another try may go better: the server was busy, or the network dropped or altered something."""
     if isinstance(error, ClientError):
-        return error_status(error) in (408, 409) or error_status(error) >= 500 or error_code(error) in TRY_AGAIN
+        status = error_status(error)
+        return status in (408, 409) or (status >= 500 and status != 501) or error_code(error) in TRY_AGAIN
     return isinstance(error, (boto.HTTPClientError, boto.ConnectionError, *BROKEN_BODY))
 
 

@@ -18,6 +18,11 @@ from indexing.store.local import LocalStore
 
 
 @pytest.fixture
+def local_store(tmp_path: Path) -> Store:
+    return open_store(f"file://{tmp_path}/store")
+
+
+@pytest.fixture
 def any_store(store_url: str) -> Store:
     return open_store(store_url)
 
@@ -64,23 +69,23 @@ def test_blobs_are_sent_once_and_then_reused(any_store: Store, local_files: dict
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"X" + data[1:], lambda data: b""])
 def test_a_damaged_blob_in_the_store_is_replaced_not_reused(
-    any_store: Store, local_files: dict[str, Path], damage: Callable[[bytes], bytes]
+    local_store: Store, local_files: dict[str, Path], damage: Callable[[bytes], bytes]
 ) -> None:
-    upload_blobs(any_store, local_files)
+    upload_blobs(local_store, local_files)
     sha256, path = next(iter(local_files.items()))
-    any_store.put(blob_key(sha256), damage(path.read_bytes()))
-    assert upload_blobs(any_store, local_files).uploaded == 1
-    assert any_store.get(blob_key(sha256)) == path.read_bytes()
+    local_store.put(blob_key(sha256), damage(path.read_bytes()))
+    assert upload_blobs(local_store, local_files).uploaded == 1
+    assert local_store.get(blob_key(sha256)) == path.read_bytes()
 
 
 def test_a_file_that_is_not_what_its_digest_says_is_not_uploaded(
-    any_store: Store, local_files: dict[str, Path]
+    local_store: Store, local_files: dict[str, Path]
 ) -> None:
     sha256, path = next(iter(local_files.items()))
     path.write_bytes(b"changed since it was hashed")
     with pytest.raises(DamagedError, match=sha256):
-        upload_blobs(any_store, local_files)
-    assert any_store.head(blob_key(sha256)) is None
+        upload_blobs(local_store, local_files)
+    assert local_store.head(blob_key(sha256)) is None
 
 
 class ForgetfulStore(LocalStore):
@@ -128,43 +133,43 @@ def test_a_stalled_run_learns_who_came_in_between_and_overwrites_nothing(any_sto
         commit_release(any_store, bare_release(9))
 
 
-def test_the_same_run_committing_twice_conflicts_with_itself(any_store: Store) -> None:
-    commit_release(any_store, bare_release(1))
+def test_the_same_run_committing_twice_conflicts_with_itself(local_store: Store) -> None:
+    commit_release(local_store, bare_release(1))
     with pytest.raises(PublishConflict, match="someone"):
-        commit_release(any_store, bare_release(1))
+        commit_release(local_store, bare_release(1))
 
 
-def test_an_invalid_release_is_never_written(any_store: Store) -> None:
+def test_an_invalid_release_is_never_written(local_store: Store) -> None:
     with pytest.raises(DamagedError, match="dim"):
-        commit_release(any_store, dataclasses.replace(bare_release(1), dim=0))
-    assert release_numbers(any_store) == []
+        commit_release(local_store, dataclasses.replace(bare_release(1), dim=0))
+    assert release_numbers(local_store) == []
 
 
-def test_a_store_without_releases_says_what_to_run(any_store: Store) -> None:
-    with pytest.raises(ConfigError, match=rf"no release in {any_store.url}: run nightly first"):
-        read_release(any_store)
+def test_a_store_without_releases_says_what_to_run(local_store: Store) -> None:
+    with pytest.raises(ConfigError, match=rf"no release in {local_store.url}: run nightly first"):
+        read_release(local_store)
 
 
-def test_a_number_that_does_not_exist_gets_the_range_that_does(any_store: Store) -> None:
-    commit_release(any_store, bare_release(1))
-    commit_release(any_store, bare_release(2))
+def test_a_number_that_does_not_exist_gets_the_range_that_does(local_store: Store) -> None:
+    commit_release(local_store, bare_release(1))
+    commit_release(local_store, bare_release(2))
     for number in (0, 3, -1, 10**25):
         with pytest.raises(ConfigError, match=f"no release {number} in .*: it has 1 to 2"):
-            read_release(any_store, number)
+            read_release(local_store, number)
 
 
-def test_other_names_beside_the_releases_are_ignored(any_store: Store) -> None:
-    commit_release(any_store, bare_release(1))
+def test_other_names_beside_the_releases_are_ignored(local_store: Store) -> None:
+    commit_release(local_store, bare_release(1))
     for name in ("2.json", "latest", "0000000000000000000x.json", "9" * 20 + ".json", "old/" + "0" * 19 + "7.json"):
-        any_store.put(f"releases/{name}", b"{}")
-    assert release_numbers(any_store) == [1]
+        local_store.put(f"releases/{name}", b"{}")
+    assert release_numbers(local_store) == [1]
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"{}", b"[" * 50_000, release_to_bytes(bare_release(3)), b" " * (32 * 2**20 + 1)]
 )
-def test_a_damaged_current_release_file_is_named(any_store: Store, data: bytes) -> None:
-    any_store.put(release_key(1), data)
+def test_a_damaged_current_release_file_is_named(local_store: Store, data: bytes) -> None:
+    local_store.put(release_key(1), data)
     with pytest.raises(DamagedError, match=release_key(1)) as caught:
-        read_release(any_store)
+        read_release(local_store)
     assert "\n" not in str(caught.value)

@@ -23,8 +23,8 @@ def maker(tmp_path: Path) -> ReleaseMaker:
 
 
 @pytest.fixture
-def target_store(store_url: str) -> Store:
-    return open_store(store_url)
+def target_store(tmp_path: Path) -> Store:
+    return open_store(f"file://{tmp_path}/store")
 
 
 @pytest.fixture
@@ -45,6 +45,11 @@ def test_a_sound_release_is_counted_blob_by_blob(target_store: Store, published:
     report = verify_release(target_store, published, seen.append)
     assert report.num_blobs == len(seen) == len({blob.sha256 for blob in seen}) == 11
     assert (report.size_bytes, report.num_items) == (published.size_bytes, 69)
+
+
+def test_a_release_on_any_store_can_be_verified(store_url: str, maker: ReleaseMaker) -> None:
+    release = maker.publish(open_store(store_url), maker.collection("tracks", IDS, unit_vectors(60)))
+    assert verify_release(open_store(store_url), release).num_items == 60
 
 
 @pytest.mark.parametrize("how", ["flip", "truncate", "grow", "delete"])

@@ -110,6 +110,7 @@ class SeaweedFS:
         self._process = subprocess.Popen(
             ["sh", "-c", GUARD, str(self.folder), binary, *self._arguments()],
             stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # the shell reports its kill there
             env=environment,
             start_new_session=True,  # Ctrl-C is for the one who started it, who then stops it
         )

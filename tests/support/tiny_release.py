@@ -41,19 +41,17 @@ class ReleaseMaker:
         numbers = range_of(id_keys(item_ids), num_shards)
         shards = []
         for number in range(num_shards):
-            rows = np.flatnonzero(numbers == number)
-            shards.append(self.shard(f"{name}-{number}", number, [item_ids[row] for row in rows], vectors[rows]))
-        return Collection(
-            name=name, item_types=(name,), num_items=len(item_ids), ef_search=50, shards=tuple(shards)
-        )
+            rows, index = np.flatnonzero(numbers == number), self.folder / f"{name}-{number}.hnsw"
+            build_index(vectors[rows], PARAMS, index)
+            shards.append(self.shard(number, [item_ids[row] for row in rows], index))
+        return Collection(name=name, item_types=(name,), num_items=len(item_ids), ef_search=50, shards=tuple(shards))
 
-    def shard(self, stem: str, number: int, item_ids: list[str], vectors: np.ndarray) -> Shard:
-        index = self.folder / f"{stem}.hnsw"
-        build_index(vectors, PARAMS, index)
+    def shard(self, number: int, item_ids: list[str], index: Path) -> Shard:
+        """The shard of a graph that is built, with items and metadata beside it."""
         fingerprints = [hashlib.blake2b(item_id.encode(), digest_size=16).digest() for item_id in item_ids]
-        items = self.folder / f"{stem}.items.parquet"
+        items = index.with_suffix(".items.parquet")
         pq.write_table(pa.table([item_ids, fingerprints], schema=ITEMS_SCHEMA), items)
-        metadata = self.folder / f"{stem}.metadata.parquet"
+        metadata = index.with_suffix(".metadata.parquet")
         pq.write_table(pa.table({"title": [f"title of {item_id}" for item_id in item_ids]}), metadata)
         return Shard(
             number=number,

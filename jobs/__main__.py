@@ -1,0 +1,140 @@
+"""nightcrate: rebuild, publish, check and search releases. `python -m jobs STAGE -c FILE key=value` is the same."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from . import commands
+
+BUG = 70
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; an expected failure is one line on standard error."""
+    arguments = make_parser().parse_args(argv)
+    set_up_logging(arguments.debug)
+    try:
+        arguments.act(arguments)
+    except KeyboardInterrupt:
+        return fail(arguments, "interrupted; run again to go on from the last finished step", INTERRUPTED)
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if (exit_code := getattr(error, "exit_code", None)) is not None:
+            return fail(arguments, str(error), exit_code)
+        reason = str(error).strip().split("\n")[0]
+        return fail(arguments, f"a bug, {type(error).__name__}: {reason}; --debug shows where", BUG)
+    return 0
+
+
+def fail(arguments: argparse.Namespace, text: str, exit_code: int) -> int:
+    if arguments.debug:
+        logging.getLogger(__name__).exception("failed")
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"nightcrate: {' '.join(text.split())}")
+    return exit_code
+
+
+def set_up_logging(is_debug: bool) -> None:
+    """The project's own lines always, those of the libraries only with --debug."""
+    logging.basicConfig(
+        level=logging.DEBUG if is_debug else logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    for name in ("jobs", "cluster", "indexing"):
+        logging.getLogger(name).setLevel(logging.DEBUG if is_debug else logging.INFO)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nightcrate", description=__doc__.split(":")[0] + ": " + DESCRIPTION)
+    parser.set_defaults(debug=False)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, text in STAGES.items():
+        add_stage(subparsers, name, text)
+    add_search(subparsers)
+    add_releases(subparsers)
+    add_verify(subparsers)
+    return parser
+
+
+DESCRIPTION = "a music and podcast catalogue in, a searchable release in object storage out."
+
+STAGES = {
+    "nightly": "the whole rebuild: encode, build, validate, publish; goes on where an earlier run stopped",
+    "plan": "what nightly would do: rows to encode, reuse and delete, shards, bytes, time, memory; reads only",
+    "encode": "check the catalogue and encode what has no vector yet",
+    "build": "build the shards from the vectors that encode made",
+    "validate": "measure the built shards against exact search and hold them to the gates",
+    "publish": "upload what validate has passed, and commit it as the next release",
+}
+
+EXIT_CODES = """exit codes: 0 done, 2 wrong configuration or arguments, 3 bad input data, 4 validation failed,
+5 another run has published, 6 storage or cluster out of reach, 70 a bug"""
+
+
+def add_stage(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str) -> None:
+    parser = add_command(subparsers, name, text, epilog=EXIT_CODES)
+    parser.add_argument("-c", "--config", required=True, metavar="FILE", help="YAML, such as configs/demo.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="laid over the file: index.M=24 encoder.device=cpu"
+    )
+    if name == "plan":
+        parser.set_defaults(act=commands.plan)
+        return
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved configuration and the plan, then stop"
+    )
+    parser.set_defaults(act=commands.run, stage=name)
+
+
+def add_search(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = add_command(subparsers, "search", "search a release, in words or with a file of queries")
+    add_store(parser)
+    parser.add_argument("query", nargs="?", metavar="QUERY", help="such as 'rainy sunday piano'")
+    parser.add_argument("-k", type=int, default=10, help="hits of a query (default 10)")
+    parser.add_argument("--collection", action="append", metavar="NAME", help="search only this one; may be repeated")
+    parser.add_argument(
+        "--queries", metavar="PARQUET", help="search the distinct values of the column `query` of a file"
+    )
+    parser.add_argument(
+        "--out", metavar="PARQUET", help="with --queries: query, rank from 1, item_id, score, collection"
+    )
+    parser.set_defaults(act=commands.search)
+
+
+def add_releases(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = add_command(subparsers, "releases", "list the releases of a store")
+    add_store(parser, with_release=False)
+    parser.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
+    parser.set_defaults(act=commands.releases)
+
+
+def add_verify(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "re-read every byte of a release, check every digest, load every shard"
+    parser = add_command(subparsers, "verify", text)
+    add_store(parser)
+    parser.set_defaults(act=commands.verify)
+
+
+def add_store(parser: argparse.ArgumentParser, with_release: bool = True) -> None:
+    parser.add_argument(
+        "store", metavar="STORE", help="file://./folder or s3://bucket/prefix (endpoint: AWS_ENDPOINT_URL_S3)"
+    )
+    if with_release:
+        parser.add_argument(
+            "--release", type=int, metavar="N", help="the number of a release (default: the current one)"
+        )
+
+
+def add_command(
+    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, epilog: str | None = None
+) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(name, help=text, description=text, epilog=epilog)
+    parser.add_argument("--debug", action="store_true", help="show all logs and the traceback of an error")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""What nightly would do, found without writing anything: every row is read, checked and fingerprinted, then compared.
+
+The rows' keys stay in Ray's object store; a task compares one range of fingerprints, or one shard of the parent release.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+from rich.console import Console
+from rich.table import Table
+
+from cluster.fanout import fan_out
+from cluster.session import cluster_resources, ray_session
+from indexing.encoder import load_encoder
+from indexing.release.manifest import Release, Shard, blob_key
+from indexing.sharding import KeyRange, key_range, num_shards
+from indexing.store import Store, open_store
+
+from .config import Config
+from .encode import (
+    EncoderIdentity,
+    identify_encoder,
+    list_chunks,
+    local_model,
+    num_chunks,
+    read_known,
+    vectors_artifact,
+)
+from .nightly import current_release, read_rates
+from .prepare import PartSettings, check_part, part_settings
+from .source import Part, Source, scan_source
+from .vectors import VECTOR, column_vectors, read_npy_dim
+
+DEFAULT_RATES = {"encode": 400.0, "build": 2_100.0}
+"""Rows/s of one core with AVX512-BF16: all-MiniLM-L6-v2 on texts of 21 tokens; HNSW at 384 dimensions, M 16, ef 200."""
+WORKER_BYTES = 700_000_000
+"""A worker with torch and pyarrow loaded, before any rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    num_rows: int
+    num_bad: int
+    num_to_encode: int
+    num_reused: int
+    """Distinct texts whose vectors the workspace holds."""
+    changes: dict[str, int] | None
+    """new, changed, unchanged, gone, against the parent release; None when there is none."""
+    collections: dict[str, tuple[int, int]]
+    """name → (items, shards)."""
+    index_bytes: int
+    """Size of all HNSW files."""
+    seconds: float
+    """Estimated, of encoding and building on the connected cluster."""
+    is_measured: bool
+    """Whether `seconds` follows rates that an earlier run in this workspace measured."""
+    worker_bytes: int
+    """Estimated peak memory of the largest worker."""
+
+
+def make_plan(config: Config) -> Plan:
+    """Raises what nightly would raise for the same configuration and catalogue, but for the quarantine's limit."""
+    parent, workspace = current_release(config), open_store(config.workspace, config.s3)
+    encoder = identify_encoder(config)
+    source = scan_source(config)
+    settings = part_settings(config, source, encoder.fingerprint if encoder else None)
+    with ray_session(config.ray.address):
+        totals, keys = survey(source.parts, settings)
+        num_texts, num_known = count_texts(keys, workspace, encoder, source.num_rows)
+        changes = compare(keys, totals.total(), open_store(config.store, config.s3), parent) if parent else None
+        num_cpus = cluster_resources().get("CPU", 1)
+    collections = {
+        name: (count, num_shards(count, config.index.rows_per_shard)) for name, count in sorted(totals.items())
+    }
+    num_items = sum(totals.values())
+    dim = find_dim(config, source)
+    item_bytes = 4 * dim + 4 * (2 * config.index.M + 1) + 8
+    rates = read_rates(workspace)
+    rate = {name: rates.get(name, default * num_cpus) for name, default in DEFAULT_RATES.items()}
+    largest = max((-(-items // shards) for items, shards in collections.values()), default=0)
+    return Plan(
+        num_rows=source.num_rows,
+        num_bad=source.num_rows - num_items,
+        num_to_encode=num_texts - num_known,
+        num_reused=num_known,
+        changes=changes,
+        collections=collections,
+        index_bytes=num_items * item_bytes,
+        seconds=(num_texts - num_known) / rate["encode"] + num_items / rate["build"],
+        is_measured=set(rates) >= set(DEFAULT_RATES),
+        worker_bytes=WORKER_BYTES + 2 * largest * item_bytes,
+    )
+
+
+def find_dim(config: Config, source: Source) -> int:
+    """Components of a vector."""
+    if not config.vectors.path:
+        return load_encoder(local_model(config), config.encoder.settings()).dim
+    if source.npy:
+        return read_npy_dim(*source.npy)
+    return column_vectors(source.parts[0].read()[VECTOR], source.parts[0].key).shape[1]
+
+
+def survey(parts: list[Part], settings: PartSettings) -> tuple[Counter[str], list[ray.ObjectRef]]:
+    """(good rows of each collection, the keys of each part's rows, which stay in the object store)."""
+    keys: dict[int, ray.ObjectRef] = {}
+
+    def submit(part: Part) -> ray.ObjectRef:
+        counts, keys[part.number] = survey_part.remote(part, settings)
+        return counts
+
+    totals: Counter[str] = sum((counts for _, counts in fan_out(submit, parts, what="plan")), Counter())
+    return totals, [keys[number] for number in sorted(keys)]
+
+
+@ray.remote(num_returns=2)
+def survey_part(part: Part, settings: PartSettings) -> tuple[Counter[str], pa.Table]:
+    good, _ = check_part(part, settings)
+    keys = good.select(["item_id", "id_key", "collection", "fingerprint", "fingerprint_key"])
+    return Counter(keys["collection"].to_pylist()), keys
+
+
+def count_texts(
+    keys: list[ray.ObjectRef], workspace: Store, encoder: EncoderIdentity | None, num_rows: int
+) -> tuple[int, int]:
+    """(distinct texts, those among them that have a vector in the workspace); (0, 0) where vectors come ready-made."""
+    if encoder is None:
+        return 0, 0
+    chunks = list_chunks(vectors_artifact(workspace, encoder))
+    ranges = [key_range(number, num_chunks(num_rows)) for number in range(num_chunks(num_rows))]
+    found = fan_out(lambda keys_in: count_range.remote(keys, keys_in, workspace, chunks), ranges, what="plan")
+    counts = [result for _, result in found]
+    return sum(count[0] for count in counts), sum(count[1] for count in counts)
+
+
+@ray.remote
+def count_range(
+    keys: list[ray.ObjectRef], keys_in: KeyRange, workspace: Store, chunks: tuple[str, ...]
+) -> tuple[int, int]:
+    mine = pc.unique(select_range(keys, "fingerprint_key", keys_in)["fingerprint"])
+    known = read_known(workspace, chunks, keys_in)["fingerprint"].combine_chunks()
+    return len(mine), pc.sum(pc.is_in(mine, value_set=known)).as_py() or 0
+
+
+def select_range(keys: list[ray.ObjectRef], column: str, keys_in: KeyRange) -> pa.Table:
+    """The rows of all parts whose `column` lies in the range."""
+    tables = []
+    for table in ray.get(keys):
+        values = table[column].to_numpy()
+        tables.append(table.filter(pa.array((values >= np.uint64(keys_in.low)) & (values <= np.uint64(keys_in.high)))))
+    return pa.concat_tables(tables)
+
+
+def compare(keys: list[ray.ObjectRef], num_items: int, store: Store, parent: Release) -> dict[str, int]:
+    """Items by what became of them since the parent release."""
+    tasks = [
+        (collection.name, shard, key_range(shard.number, len(collection.shards)))
+        for collection in parent.collections
+        for shard in collection.shards
+    ]
+    counts: Counter[str] = Counter()
+    for _, result in fan_out(lambda task: compare_shard.remote(keys, store, *task), tasks, what="plan"):
+        counts.update(result)
+    num_new = num_items - counts["changed"] - counts["unchanged"]
+    return {"new": num_new, "changed": counts["changed"], "unchanged": counts["unchanged"], "gone": counts["gone"]}
+
+
+@ray.remote
+def compare_shard(
+    keys: list[ray.ObjectRef], store: Store, name: str, shard: Shard, keys_in: KeyRange
+) -> dict[str, int]:
+    with store.open(blob_key(shard.items.sha256)) as file:
+        before = pq.ParquetFile(file).read(columns=["item_id", "fingerprint"])
+    now = select_range(keys, "id_key", keys_in).filter(pc.field("collection") == name)
+    found = pc.index_in(before["item_id"], value_set=now["item_id"].combine_chunks())
+    kept = before.filter(pc.is_valid(found))
+    same = pc.equal(kept["fingerprint"], now["fingerprint"].take(found.drop_null()))
+    num_same = pc.sum(same).as_py() or 0
+    return {"unchanged": num_same, "changed": kept.num_rows - num_same, "gone": before.num_rows - kept.num_rows}
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    table = Table("collection", "items", "shards", box=None, header_style="bold")
+    for name, (items, shards) in plan.collections.items():
+        table.add_row(name, f"{items:,}", str(shards))
+    console.print(table, markup=False)
+    lines = [
+        f"rows          {plan.num_rows:,}, of which {plan.num_bad:,} break the contract",
+        f"encode        {plan.num_to_encode:,} texts; {plan.num_reused:,} are reused",
+        f"index         {plan.index_bytes / 1e6:,.1f} MB",
+        f"time          about {plan.seconds:,.0f} s ({'by the rates of earlier runs here' if plan.is_measured else 'a guess'})",
+        f"memory        about {plan.worker_bytes / 2**20:,.0f} MiB in the largest worker",
+    ]
+    if plan.changes is not None:
+        changes = ", ".join(f"{count:,} {name}" for name, count in plan.changes.items())
+        lines.insert(2, f"items         {changes} since the current release")
+    console.print()
+    for line in lines:
+        console.print(line, markup=False, highlight=False)

@@ -1,0 +1,96 @@
+"""The table that a run ends with."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .config import Config
+from .nightly import Outcome
+from .progress import Progress
+
+
+def print_summary(config: Config, outcome: Outcome, progress: Progress) -> None:
+    """Per stage: seconds, rows, rate, reused; then recall, the release and where the report is."""
+    console = progress.console
+    table = Table("stage", "seconds", "rows", "rows/s", "reused", "peak memory", box=None, header_style="bold")
+    for name, figures in stage_figures(outcome).items():
+        seconds = progress.seconds.get(name)
+        table.add_row(
+            name,
+            "–" if seconds is None else f"{seconds:.1f}",
+            f"{figures['rows']:,}",
+            "done before" if seconds is None else f"{figures['rows'] / max(seconds, 1e-9):,.0f}",
+            figures.get("reused", ""),
+            f"{figures['peak_memory_bytes'] / 2**20:,.0f} MiB" if figures.get("peak_memory_bytes") else "",
+        )
+    console.print(table, markup=False)
+    if quarantined := outcome.prepared.require_marker()["quarantined"]:
+        where = outcome.prepared.store.describe(outcome.prepared.key("quarantine"))
+        console.print(f"quarantined {sum(quarantined.values()):,} rows: {where}", markup=False, soft_wrap=True)
+    if outcome.validated:
+        print_recall(console, outcome)
+    if outcome.published:
+        print_release(console, config, outcome)
+
+
+def stage_figures(outcome: Outcome) -> dict[str, dict[str, Any]]:
+    rows, vectors = outcome.prepared.require_marker(), outcome.encoded.require_marker()
+    num_items = sum(rows["num_items"].values())
+    figures: dict[str, dict[str, Any]] = {
+        "prepare": {"rows": rows["num_rows"], "peak_memory_bytes": rows["peak_memory_bytes"]},
+        "encode": {
+            "rows": vectors["num_encoded"],
+            "reused": f"{num_items - vectors['num_encoded']:,} vectors",
+            "peak_memory_bytes": vectors.get("peak_memory_bytes"),
+        },
+    }
+    if outcome.built:
+        built = outcome.built.require_marker()
+        num_reused = sum(shard["is_reused"] for shard in built["shards"])
+        figures["build"] = {
+            "rows": num_items,
+            "reused": f"{num_reused} of {len(built['shards'])} shards",
+            "peak_memory_bytes": built["peak_memory_bytes"],
+        }
+    if outcome.validated:
+        figures["validate"] = {
+            "rows": num_items,
+            "peak_memory_bytes": outcome.validated.require_marker()["peak_memory_bytes"],
+        }
+    if outcome.published:
+        uploads = outcome.published.uploads
+        figures["publish"] = {"rows": num_items, "reused": f"{uploads.reused_bytes / 1e6:,.1f} MB"}
+    return figures
+
+
+def print_recall(console: Console, outcome: Outcome) -> None:
+    assert outcome.validated is not None
+    report = outcome.validated.require_marker()["report"]
+    table = Table(
+        "collection", "items", "recall@10", "on queries", "ef_search", "self-match", box=None, header_style="bold"
+    )
+    for name, figures in report["collections"].items():
+        on_queries = figures["queries"]["recall_at_10"] if "queries" in figures else None
+        table.add_row(
+            name,
+            f"{figures['num_items']:,}",
+            f"{figures['items']['recall_at_10']:.4f}",
+            "–" if on_queries is None else f"{on_queries:.4f}",
+            str(figures["ef_search"]),
+            f"{figures['self_match']:.4f}",
+        )
+    console.print()
+    console.print(table, markup=False)
+    where = outcome.validated.store.describe(outcome.validated.key("done.json"))
+    console.print(f"all {len(report['gates'])} gates hold: {where}", markup=False, soft_wrap=True)
+
+
+def print_release(console: Console, config: Config, outcome: Outcome) -> None:
+    assert outcome.published is not None
+    release, uploads = outcome.published.release, outcome.published.uploads
+    if outcome.published.is_new:
+        text = f"release {release.number} is published, {uploads.uploaded_bytes / 1e6:,.1f} MB uploaded"
+    else:
+        text = f"nothing has changed since release {release.number}, which stays the current one"
+    console.print(f"{text}: {config.store}", style="bold green", markup=False, soft_wrap=True)
