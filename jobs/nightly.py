@@ -38,8 +38,8 @@ def run(config: Config, last_stage: str, progress: Progress) -> Outcome:
     Raises what the stages raise; nothing is published unless every stage before has ended well.
     """
     parent = current_release(config)
+    encoder = identify_encoder(config)
     with ray_session(config.ray.address):
-        encoder = identify_encoder(config)
         workspace = open_store(config.workspace, config.s3)
         prepared = prepare(config, workspace, encoder.fingerprint if encoder else None, progress)
         encoded = encode(config, prepared, encoder, progress)

@@ -14,7 +14,7 @@ def print_summary(config: Config, outcome: Outcome, progress: Progress) -> None:
     """Per stage: seconds, rows, rate, reused; then recall, the release and where the report is."""
     console = progress.console
     table = Table("stage", "seconds", "rows", "rows/s", "reused", "peak memory", box=None, header_style="bold")
-    for name, figures in stage_figures(outcome).items():
+    for name, figures in stage_figures(outcome, progress).items():
         seconds = progress.seconds.get(name)
         table.add_row(
             name,
@@ -34,20 +34,22 @@ def print_summary(config: Config, outcome: Outcome, progress: Progress) -> None:
         print_release(console, config, outcome)
 
 
-def stage_figures(outcome: Outcome) -> dict[str, dict[str, Any]]:
+def stage_figures(outcome: Outcome, progress: Progress) -> dict[str, dict[str, Any]]:
     rows, vectors = outcome.prepared.require_marker(), outcome.encoded.require_marker()
     num_items = sum(rows["num_items"].values())
+    num_encoded = vectors["num_encoded"] if "encode" in progress.seconds else 0
     figures: dict[str, dict[str, Any]] = {
         "prepare": {"rows": rows["num_rows"], "peak_memory_bytes": rows["peak_memory_bytes"]},
         "encode": {
-            "rows": vectors["num_encoded"],
-            "reused": f"{num_items - vectors['num_encoded']:,} vectors",
+            "rows": num_encoded,
+            "reused": f"{num_items - num_encoded:,} vectors",
             "peak_memory_bytes": vectors.get("peak_memory_bytes"),
         },
     }
     if outcome.built:
         built = outcome.built.require_marker()
-        num_reused = sum(shard["is_reused"] for shard in built["shards"])
+        is_new = "build" in progress.seconds
+        num_reused = sum(shard["is_reused"] or not is_new for shard in built["shards"])
         figures["build"] = {
             "rows": num_items,
             "reused": f"{num_reused} of {len(built['shards'])} shards",

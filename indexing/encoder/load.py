@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 HARMLESS_MISSING = re.compile(r"(^|\.)(pooler\.|position_ids$)")
 HARMLESS_UNEXPECTED = re.compile(r"(^|\.)(pooler\.|position_ids$)|^(cls|lm_head|vocab_\w+)\.")
 
+ENCODER_OF_PAIR = ("t5", "mt5", "umt5")
+
 
 def load(path: Path, settings: EncoderSettings, *, num_threads: int | None) -> Encoder:
     """See `indexing.encoder.load_encoder`."""
@@ -103,8 +105,10 @@ def _load_tokenizer(layout: Layout) -> "PreTrainedTokenizerBase":
 def _load_model(layout: Layout, config: Any, dtype: torch.dtype) -> "PreTrainedModel":
     """The transformer without any task head; every weight of it comes from the files."""
     folder = layout.root / layout.transformer
-    is_pair = getattr(config, "is_encoder_decoder", False)
-    loader = AutoModelForTextEncoding if is_pair else AutoModel
+    has_decoder = config.model_type in ENCODER_OF_PAIR  # which is left out, as sentence-transformers does
+    if getattr(config, "is_encoder_decoder", False) and not has_decoder:
+        raise ConfigError(f"expected a text encoder in {folder}, got the encoder-decoder {config.model_type}")
+    loader = AutoModelForTextEncoding if has_decoder else AutoModel
     try:
         model, report = loader.from_pretrained(
             folder,
@@ -122,7 +126,7 @@ def _load_model(layout: Layout, config: Any, dtype: torch.dtype) -> "PreTrainedM
     unexpected = [
         key
         for key in report["unexpected_keys"]
-        if not HARMLESS_UNEXPECTED.search(key) and not (is_pair and key.startswith("decoder."))
+        if not HARMLESS_UNEXPECTED.search(key) and not (has_decoder and key.startswith("decoder."))
     ]
     wrong = [entry if isinstance(entry, str) else entry[0] for entry in report["mismatched_keys"]]
     for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -156,11 +158,27 @@ def _is_inside(key: str) -> bool:
     return key.isprintable() and "\\" not in key and not {"", ".", ".."}.intersection(parts) and parts[0] != ".tmp"
 
 
+def no_conditional_put(url: str, found: str) -> StoreUnavailable:
+    """The error of a store that cannot create an object only if it is absent."""
+    return StoreUnavailable(
+        f"conditional PUT (If-None-Match: *) is not honoured by {url}: publishing needs it, use another store; {found}"
+    )
+
+
 @contextmanager
-def file_errors(path: Path) -> Iterator[None]:
-    """Turn what writing this machine's file raises into StoreUnavailable: a full disk, no permission."""
+def replacing_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to fill that takes the place of `path` at the end, or is gone if the block raises.
+
+    Raises StoreUnavailable for what writing a file of this machine raises: a full disk, no permission.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        yield
+        try:
+            with open(partial, "xb") as file:
+                yield file
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise StoreUnavailable(f"cannot write {path}: {error.strerror or error}") from error
 

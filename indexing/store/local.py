@@ -15,10 +15,12 @@ from typing import BinaryIO
 from urllib.parse import quote, unquote
 
 from indexing.errors import ConfigError, DamagedError, DataError, ObjectNotFound, StoreUnavailable
-from indexing.store.base import ObjectInfo, PendingUpload, Store, check_key, check_prefix, file_errors
+from indexing.store.base import ObjectInfo, PendingUpload, Store, check_key, check_prefix, replacing_file
 
 COPY_BYTES = 1 << 20
 TEMP_FOLDER = ".tmp"
+ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+"""What opening raises where there is no such object, a folder of objects, or an object in the way to it."""
 
 
 class LocalStore(Store):
@@ -43,18 +45,12 @@ class LocalStore(Store):
             return file.read(num_bytes)
 
     def open(self, key: str) -> BinaryIO:
-        with self._errors(key):
+        with self._errors(key, ABSENT):
             return open(self._path(key), "rb")
 
     def download(self, key: str, path: Path) -> None:
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        with self.open(key) as source, file_errors(path):
-            try:
-                with open(partial, "xb") as target:
-                    shutil.copyfileobj(source, target, COPY_BYTES)
-                os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
+        with self.open(key) as source, replacing_file(path) as file:
+            shutil.copyfileobj(source, file, COPY_BYTES)
 
     def put(self, key: str, data: bytes) -> None:
         with self._writing(key) as (temp, file):
@@ -92,12 +88,10 @@ class LocalStore(Store):
         return True
 
     def head(self, key: str) -> ObjectInfo | None:
-        try:
-            with self._errors(key):
-                path = self._path(key)
-                return _info(key, path.stat()) if path.is_file() else None
-        except ObjectNotFound:
-            return None
+        with suppress(ObjectNotFound), self._errors(key, ABSENT):
+            path = self._path(key)
+            return _info(key, path.stat()) if path.is_file() else None
+        return None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         folder = check_prefix(prefix).rpartition("/")[0]
@@ -106,7 +100,7 @@ class LocalStore(Store):
         return iter(sorted(infos, key=lambda info: info.key))
 
     def delete(self, key: str) -> None:
-        with suppress(ObjectNotFound), self._errors(key):
+        with suppress(ObjectNotFound), self._errors(key, ABSENT):
             self._path(key).unlink()
 
     def now(self) -> float:
@@ -148,7 +142,7 @@ class LocalStore(Store):
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[BinaryIO]:
-        with self._errors(key), open(self._path(key), "rb") as file:
+        with self._errors(key, ABSENT), open(self._path(key), "rb") as file:
             yield file
 
     @contextmanager
@@ -166,10 +160,10 @@ class LocalStore(Store):
                 temp.unlink(missing_ok=True)
 
     @contextmanager
-    def _errors(self, key: str) -> Iterator[None]:
+    def _errors(self, key: str, absent: tuple[type[OSError], ...] = ()) -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        except absent as error:
             raise ObjectNotFound(f"expected {self.describe(key)} to exist, found nothing there") from error
         except OSError as error:
             raise StoreUnavailable(f"cannot use {self.describe(key)}: {error.strerror or error}") from error

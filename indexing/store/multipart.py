@@ -1,4 +1,4 @@
-"""Large uploads in parts, several at once, each part with a SHA-256 that the store can check."""
+"""Large objects in parts, several at once; each part that goes up has a SHA-256 that the store can check."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import hashlib
 import logging
 from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from indexing.errors import DamagedError, ObjectNotFound, StoreUnavailable
 
@@ -42,6 +42,25 @@ def upload_in_parts(call: Call, path: Path, sha256: str, *, part_bytes: int, num
     except BaseException:  # an interrupt too: parts without an end cost space until someone finds them
         _abort(call, path, upload_id)
         raise
+
+
+def download_in_parts(
+    read: Callable[[int, int], bytes], file: BinaryIO, size_bytes: int, *, part_bytes: int, num_threads: int
+) -> None:
+    """Fill `file` with `size_bytes` bytes from `read(start, num_bytes)`. Raises DamagedError when some are missing."""
+    pending: deque[Future[bytes]] = deque()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="download") as pool:
+        try:
+            for start in range(0, size_bytes, part_bytes):
+                if len(pending) == num_threads:
+                    file.write(pending.popleft().result())
+                pending.append(pool.submit(read, start, min(part_bytes, size_bytes - start)))
+            for future in pending:
+                file.write(future.result())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    if file.tell() != size_bytes:
+        raise DamagedError(f"expected {size_bytes} bytes for {file.name}, got {file.tell()}")
 
 
 def _send_parts(

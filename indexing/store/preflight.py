@@ -11,7 +11,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 from indexing.errors import StoreUnavailable
-from indexing.store.base import Store
+from indexing.store.base import Store, no_conditional_put
 
 PREFIX = "preflight/"
 NUM_WRITERS = 8
@@ -27,11 +27,9 @@ def preflight(store: Store) -> None:
         winners = _race(store, key, bodies)
         late = store.create(key, f"{key} late".encode())
         if len(winners) != 1 or late or store.get(key) != winners[0]:
-            raise StoreUnavailable(
-                f"conditional PUT (If-None-Match: *) is not honoured by {store.url}: publishing needs it, use another "
-                f"store; of {NUM_WRITERS} writers of one new key {len(winners)} were told that they won"
-                f"{', and a later one too' if late else ''}"
-            )
+            late_too = ", and a later one too" if late else ""
+            found = f"of {NUM_WRITERS} writers of one new key {len(winners)} were told that they won{late_too}"
+            raise no_conditional_put(store.url, found)
     finally:
         _clean(store, key)
 

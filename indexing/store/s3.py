@@ -13,13 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from boto3.exceptions import RetriesExceededError
-from boto3.s3.transfer import TransferConfig
-from botocore.exceptions import BotoCoreError, ClientError, ResponseStreamingError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from indexing.errors import DamagedError, ObjectNotFound, StoreUnavailable
-from indexing.store.base import ObjectInfo, PendingUpload, S3Settings, Store, check_key, check_prefix, file_errors
-from indexing.store.multipart import base64_sha256, file_sha256, full_sha256, upload_in_parts
+from indexing.store.base import ObjectInfo, PendingUpload, S3Settings, Store, check_key, check_prefix, replacing_file
+from indexing.store.multipart import base64_sha256, download_in_parts, file_sha256, full_sha256, upload_in_parts
 from indexing.store.s3_client import check_endpoint, make_client, parse_url
 from indexing.store.s3_errors import error_status, in_doubt, s3_errors, worth_retrying
 
@@ -79,35 +77,18 @@ class S3Store(Store):
         return self._retry(key, read)
 
     def get_range(self, key: str, start: int, num_bytes: int) -> bytes:
-        def read() -> bytes:
-            try:
-                answer = self._request("get_object", key, Range=f"bytes={start}-{start + num_bytes - 1}")
-            except ClientError as error:
-                if error_status(error) == 416:  # start is at the end or past it
-                    return b""
-                raise
-            if not answer.get("ContentRange", "").startswith(f"bytes {start}-"):
-                answer["Body"].close()
-                raise StoreUnavailable(f"{self.describe(key)}: the server does not honour range requests")
-            return _read_body(answer)
-
-        return self._retry(key, read) if num_bytes > 0 else b""
+        return self._read_range(key, start, num_bytes) if num_bytes > 0 else b""
 
     def download(self, key: str, path: Path) -> None:
-        config = TransferConfig(multipart_chunksize=self._part_bytes, max_concurrency=NUM_TRANSFERS)
-
-        def fetch() -> None:
-            try:
-                self._client().download_file(self._bucket, self._full(key), str(path), Config=config)
-            except RetriesExceededError as error:
-                raise ResponseStreamingError(error=error.last_exception) from error
-
-        try:
-            with file_errors(path):
-                self._retry(key, fetch)
-        except ObjectNotFound:
-            self._check_bucket()
-            raise
+        info = self.head(key)
+        if info is None:
+            raise ObjectNotFound(f"expected {self.describe(key)} to exist, found nothing there")
+        with replacing_file(path) as file:
+            if info.size_bytes <= self._part_bytes:
+                file.write(self.get(key))
+            else:
+                read = partial(self._read_range, key, etag=info.etag)
+                download_in_parts(read, file, info.size_bytes, part_bytes=self._part_bytes, num_threads=NUM_TRANSFERS)
 
     def put(self, key: str, data: bytes) -> None:
         self._call("put_object", key, Body=data, ChecksumSHA256=base64_sha256(data))
@@ -133,6 +114,8 @@ class S3Store(Store):
             try:
                 self._request("put_object", key, Body=data, ChecksumSHA256=checksum, IfNoneMatch="*")
             except (ClientError, BotoCoreError) as error:
+                if isinstance(error, ClientError) and error_status(error) == 501:
+                    raise no_conditional_put(self.url, "it answers that it is not implemented") from error
                 # Botocore repeats a PUT whose answer was lost, and then reports 412 for its own bytes.
                 if not in_doubt(error):
                     with s3_errors(self.describe(key)):
@@ -203,6 +186,24 @@ class S3Store(Store):
             self._call("abort_multipart_upload", upload.key, UploadId=upload.upload_id)
         except ObjectNotFound:
             self._check_bucket()
+
+    def _read_range(self, key: str, start: int, num_bytes: int, etag: str | None = None) -> bytes:
+        """A range, of the object with that `etag` where one is given."""
+        arguments = {"Range": f"bytes={start}-{start + num_bytes - 1}"} | ({"IfMatch": f'"{etag}"'} if etag else {})
+
+        def read() -> bytes:
+            try:
+                answer = self._request("get_object", key, **arguments)
+            except ClientError as error:
+                if error_status(error) == 416:  # start is at the end or past it
+                    return b""
+                raise
+            if not answer.get("ContentRange", "").startswith(f"bytes {start}-"):
+                answer["Body"].close()
+                raise StoreUnavailable(f"{self.describe(key)}: the server does not honour range requests")
+            return _read_body(answer)
+
+        return self._retry(key, read)
 
     def _is_stored(self, key: str, data: bytes) -> bool | None:
         """Whether `key` holds `data`; None while it is absent."""

@@ -71,6 +71,8 @@ def _of_answer(address: str, error: ClientError) -> NightcrateError:
         return StoreUnavailable(f"no such bucket for {address}: create it, or correct the URL or the endpoint")
     if status == 404:
         return ObjectNotFound(f"expected {address} to exist, found nothing there")
+    if status == 412:
+        return StoreUnavailable(f"{address} was replaced while it was read: run again")
     if code in WRONG_REGION:
         return StoreUnavailable(f"{address} is in another region ({code}): set s3.region or AWS_REGION")
     if code == "RequestTimeTooSkewed":

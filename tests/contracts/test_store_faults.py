@@ -205,6 +205,25 @@ def test_a_large_download_that_breaks_in_one_part_is_whole(store: S3Store, tmp_p
     assert (tmp_path / "g").read_bytes() == data
 
 
+def test_a_large_object_that_is_replaced_while_it_is_read_is_an_error(
+    store: S3Store, direct: Store, tmp_path: Path, proxy: FaultProxy
+) -> None:
+    """Parts of two objects never make one file."""
+    for name in "fg":
+        (tmp_path / name).write_bytes(name.encode() * 12 * MIB)
+    store.upload("a", tmp_path / "f", hashlib.sha256((tmp_path / "f").read_bytes()).hexdigest())
+
+    def replace_before_the_third_part(request: Request) -> Fault:
+        if request.headers.get("range", "").startswith(f"bytes={10 * MIB}-"):
+            direct.upload("a", tmp_path / "g", hashlib.sha256((tmp_path / "g").read_bytes()).hexdigest())
+        return Fault()
+
+    proxy.plan = replace_before_the_third_part
+    with pytest.raises(StoreUnavailable, match="was replaced while it was read"):
+        store.download("a", tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
 @pytest.mark.parametrize("fault", [CUT, RESET, UNAVAILABLE], ids=lambda fault: fault.kind)
 def test_a_listing_that_fails_in_the_middle_yields_nothing(store: S3Store, proxy: FaultProxy, fault: Fault) -> None:
     for number in range(12):
@@ -357,7 +376,7 @@ def test_a_store_that_ignores_conditions_is_refused(s3_server: SeaweedFS, s3_sto
 def test_a_store_that_does_not_know_conditions_is_refused(store: S3Store, proxy: FaultProxy) -> None:
     unknown = Fault(kind="answer", status=501, code="NotImplemented")
     proxy.plan = always(lambda request: "if-none-match" in request.headers, unknown)
-    with pytest.raises(StoreUnavailable, match=r"lacks .* PutObject"):
+    with pytest.raises(StoreUnavailable, match=r"conditional PUT .+ is not honoured by s3://.+ not implemented"):
         preflight(store)
 
 
