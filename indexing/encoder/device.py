@@ -23,10 +23,8 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """bfloat16 only where the hardware multiplies in it: emulated, it is slower than float32."""
     if name != "auto":
         return torch.bfloat16 if name == "bfloat16" else torch.float32
-    if device.type == "cuda":
-        fast = torch.cuda.get_device_capability(device)[0] >= 8
-    else:
-        fast = bool(CPU_FLAGS & cpu_flags())
+    on_cuda = device.type == "cuda"
+    fast = torch.cuda.get_device_capability(device)[0] >= 8 if on_cuda else bool(CPU_FLAGS & cpu_flags())
     return torch.bfloat16 if fast else torch.float32
 
 

@@ -3,7 +3,10 @@
 Shape letters: B texts, T tokens, H hidden size, D output dimension.
 """
 
+from pathlib import Path
+
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -22,12 +25,11 @@ class Head(nn.Module):
     def __init__(self, layout: Layout, hidden_size: int, dim: int | None) -> None:
         super().__init__()
         self.pooling = layout.pooling
-        self.steps = nn.ModuleList(_Normalize() if step is None else _load_dense(layout, step) for step in layout.head)
+        self.steps = nn.ModuleList()
         full_dim = hidden_size
-        for step in layout.head:
-            if step is not None and step.in_features != full_dim:
-                raise ConfigError(f"{layout.root}/{step.folder}: expected {full_dim} inputs, got {step.in_features}")
-            full_dim = step.out_features if step is not None else full_dim
+        for dense in layout.head:
+            self.steps.append(_Normalize() if dense is None else _load_dense(layout.root, dense, full_dim))
+            full_dim = full_dim if dense is None else dense.out_features
         self.dim = dim or layout.truncate_dim or full_dim
         if self.dim > full_dim:
             raise ConfigError(f"encoder.dim: expected at most {full_dim}, the model's own, got {self.dim}")
@@ -57,15 +59,17 @@ class _Normalize(nn.Module):
         return nn.functional.normalize(vectors, dim=-1)
 
 
-def _load_dense(layout: Layout, dense: DenseLayout) -> nn.Module:
-    folder = layout.root / dense.folder
+def _load_dense(root: Path, dense: DenseLayout, num_inputs: int) -> nn.Module:
+    folder = root / dense.folder
+    if dense.in_features != num_inputs:
+        raise ConfigError(f"{folder}: expected {num_inputs} inputs, got {dense.in_features}")
     if dense.activation not in ACTIVATIONS:
         raise ConfigError(f"{folder}: expected an activation of {', '.join(ACTIVATIONS)}, got {dense.activation}")
     linear = nn.Linear(dense.in_features, dense.out_features, bias=dense.bias)
-    weights = {name.removeprefix("linear."): value.float() for name, value in load_file(folder / WEIGHTS).items()}
     try:
-        linear.load_state_dict(weights)
-    except RuntimeError as error:
+        weights = load_file(folder / WEIGHTS)
+        linear.load_state_dict({name.removeprefix("linear."): value.float() for name, value in weights.items()})
+    except (RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{folder}/{WEIGHTS}: expected the weights of its config.json, got {reason}") from error
     return nn.Sequential(linear, ACTIVATIONS[dense.activation]())

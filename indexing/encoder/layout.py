@@ -59,6 +59,13 @@ def read_layout(root: Path) -> Layout:
         raise ConfigError(
             f"expected a model folder, got {root}, which {'is a file' if root.exists() else 'is missing'}"
         )
+    try:
+        return _read_layout(root)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"expected the JSON of sentence-transformers in {root}, got {error!r} reading it") from error
+
+
+def _read_layout(root: Path) -> Layout:
     modules = _read_modules(root)
     model_config = _read_json(root / "config_sentence_transformers.json", missing={})
     if model_config.get("model_type", "SentenceTransformer") != "SentenceTransformer":
@@ -197,6 +204,8 @@ def _resolve_prompts(config: dict[str, Any]) -> dict[str, str]:
 
 
 def _transformer_files(folder: Path) -> list[str]:
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"expected the model file {folder / 'config.json'}, but it is missing")
     names = ["config.json", *_weight_files(folder)]
     tokenizer = next((names for names in TOKENIZERS if all((folder / name).is_file() for name in names)), None)
     if tokenizer is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from tokenizers import normalizers
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
@@ -42,10 +43,10 @@ def load(path: Path, settings: EncoderSettings, *, num_threads: int | None) -> E
     with _quiet_transformers():
         config = _load_config(layout)
         tokenizer = _load_tokenizer(layout)
-        model = _load_model(layout, config, dtype)
+        model = _load_model(layout, config, dtype, device)
     head = Head(layout, config.hidden_size, settings.dim)
     return Encoder(
-        model=model.to(device).eval(),
+        model=model.eval(),
         head=head.to(device).eval(),
         tokens=Tokens(tokenizer, _max_tokens(layout, config, tokenizer, settings.max_tokens)),
         prompts=layout.prompts,
@@ -102,7 +103,7 @@ def _load_tokenizer(layout: Layout) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def _load_model(layout: Layout, config: Any, dtype: torch.dtype) -> "PreTrainedModel":
+def _load_model(layout: Layout, config: Any, dtype: torch.dtype, device: torch.device) -> "PreTrainedModel":
     """The transformer without any task head; every weight of it comes from the files."""
     folder = layout.root / layout.transformer
     has_decoder = config.model_type in ENCODER_OF_PAIR  # which is left out, as sentence-transformers does
@@ -119,7 +120,7 @@ def _load_model(layout: Layout, config: Any, dtype: torch.dtype) -> "PreTrainedM
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(f"expected a {config.model_type} text encoder in {folder}, got: {reason}") from error
     missing = [key for key in report["missing_keys"] if not HARMLESS_MISSING.search(key)]
@@ -132,6 +133,7 @@ def _load_model(layout: Layout, config: Any, dtype: torch.dtype) -> "PreTrainedM
     for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)):
         if keys:
             raise ConfigError(f"expected all weights of a {config.model_type} in {folder}, {kind}: {_some(keys)}")
+    model.to(device=device)
     return model
 
 

@@ -16,7 +16,16 @@ from typing import Any, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError
 
 from indexing.errors import DamagedError, ObjectNotFound, StoreUnavailable
-from indexing.store.base import ObjectInfo, PendingUpload, S3Settings, Store, check_key, check_prefix, replacing_file
+from indexing.store.base import (
+    ObjectInfo,
+    PendingUpload,
+    S3Settings,
+    Store,
+    check_key,
+    check_prefix,
+    no_conditional_put,
+    replacing_file,
+)
 from indexing.store.multipart import base64_sha256, download_in_parts, file_sha256, full_sha256, upload_in_parts
 from indexing.store.s3_client import check_endpoint, make_client, parse_url
 from indexing.store.s3_errors import error_status, in_doubt, s3_errors, worth_retrying

@@ -1,0 +1,182 @@
+"""The encode loop: order, determinism, budgets, truncation, running out of memory."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import random
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from encoder.tiny_models import TEXTS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
+
+from indexing.encoder import EncodeStats
+from indexing.encoder import batching as batching_module
+from indexing.encoder.batching import Batch, plan_batches
+from indexing.encoder.encoder import Encoder
+from indexing.errors import ConfigError, DataError
+
+Make = Callable[..., SentenceTransformer]
+Load = Callable[..., Encoder]
+
+CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried …"
+
+
+@pytest.fixture
+def encoder(make_model: Make, load: Load) -> Encoder:
+    make_model()
+    return load(batch_tokens=128)
+
+
+@pytest.fixture
+def many() -> list[str]:
+    words = " ".join(TEXTS).split()
+    chosen = random.Random(3)
+    return [" ".join(chosen.choices(words, k=chosen.randint(0, 30))) for _ in range(300)]
+
+
+def limit_rows(encoder: Encoder, monkeypatch: pytest.MonkeyPatch, most: int, error: Callable[[], Exception]) -> None:
+    """From now on a forward pass of more than `most` texts runs out of memory."""
+    forward = encoder._forward
+
+    def limited(batch: Batch, num_skipped: int) -> torch.Tensor:
+        if len(batch.rows) > most:
+            raise error()
+        return forward(batch, num_skipped)
+
+    monkeypatch.setattr(encoder, "_forward", limited)
+
+
+@given(st.lists(st.integers(1, 200), max_size=60), st.integers(1, 300))
+@settings(deadline=None)
+def test_batches_hold_each_text_once_and_never_pass_the_budget(lengths: list[int], batch_tokens: int) -> None:
+    batches = plan_batches(np.array(lengths, np.int64), batch_tokens)
+    assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
+    for rows in batches:
+        longest = max(lengths[row] for row in rows)
+        assert len(rows) * longest <= batch_tokens or len(rows) == 1
+        assert [lengths[row] for row in rows] == sorted((lengths[row] for row in rows), reverse=True)
+
+
+def test_vectors_come_in_the_order_of_the_texts(encoder: Encoder, many: list[str]) -> None:
+    vectors = encoder.encode(many)
+    order = random.Random(5).sample(range(len(many)), len(many))
+    shuffled = encoder.encode([many[i] for i in order])
+    assert ((shuffled * vectors[order]).sum(axis=1) > 0.99999).all()
+
+
+def test_the_same_texts_give_the_same_bits_whatever_the_number_of_threads(
+    make_model: Make, load: Load, many: list[str]
+) -> None:
+    make_model()
+    one, three = load(dtype="bfloat16"), load(dtype="bfloat16")
+    three.num_threads = 3
+    first = one.encode(many)
+    np.testing.assert_array_equal(one.encode(many), first)
+    np.testing.assert_array_equal(three.encode(many), first)
+
+
+def test_a_list_longer_than_one_window_is_whole_and_in_order(
+    encoder: Encoder, many: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = encoder.encode(many)
+    monkeypatch.setattr(batching_module, "WINDOW", 64)
+    windows = encoder.encode(many)
+    assert ((windows * whole).sum(axis=1) > 0.99999).all()
+
+
+def test_no_texts_give_no_vectors(encoder: Encoder) -> None:
+    assert encoder.encode([]).shape == (0, 32)
+    assert encoder.stats == EncodeStats()
+
+
+def test_progress_adds_up_to_all_texts_and_stats_are_of_the_last_call(encoder: Encoder, many: list[str]) -> None:
+    told: list[int] = []
+    encoder.encode(many, on_batch=told.append)
+    assert sum(told) == len(many) and len(told) > 10
+    encoder.encode(["jazz", "news"])
+    assert (encoder.stats.num_texts, encoder.stats.num_truncated) == (2, 0)
+
+
+def test_asking_for_more_tokens_than_the_model_has_is_said(
+    make_model: Make, load: Load, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_model()
+    with caplog.at_level(logging.WARNING):
+        assert load(max_tokens=500).max_tokens == 64
+    assert "500 is over the model's own limit, using 64" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error", [lambda: torch.OutOfMemoryError("CUDA out of memory"), lambda: RuntimeError(CPU_MESSAGE)]
+)
+def test_out_of_memory_splits_the_batch_and_loses_nothing(
+    encoder: Encoder, many: list[str], monkeypatch: pytest.MonkeyPatch, error: Callable[[], Exception]
+) -> None:
+    whole = encoder.encode(many)
+    limit_rows(encoder, monkeypatch, 3, error)
+    assert ((encoder.encode(many) * whole).sum(axis=1) > 0.99999).all()
+    assert encoder.stats.num_oom_splits > 10
+    assert encoder.stats.num_tokens == sum(len(encoder.tokens._backend.encode(text).ids) for text in many)
+
+
+def test_a_text_that_does_not_fit_alone_is_a_clear_error(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_rows(encoder, monkeypatch, 0, lambda: RuntimeError(CPU_MESSAGE))
+    with pytest.raises(ConfigError, match=r"expected memory for a single text of .* tokens on cpu, got: .*alloc_cpu"):
+        encoder.encode(["jazz", "news"])
+
+
+def test_another_failure_is_not_taken_for_lack_of_memory_and_leaves_no_thread(
+    encoder: Encoder, many: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_rows(encoder, monkeypatch, 0, lambda: RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        encoder.encode(many)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("encode")]
+
+
+def test_a_split_frees_the_tensors_of_the_failed_attempt_first(
+    encoder: Encoder, many: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[Any] = []
+    forward = encoder._forward
+
+    def failing_once(batch: Batch, num_skipped: int) -> torch.Tensor:
+        if not held:
+            large = torch.zeros(10)
+            held.append(weakref.ref(large))
+            raise RuntimeError(CPU_MESSAGE)
+        assert held[0]() is None
+        return forward(batch, num_skipped)
+
+    monkeypatch.setattr(encoder, "_forward", failing_once)
+    gc.disable()
+    try:
+        encoder.encode(many[:20])
+    finally:
+        gc.enable()
+    assert encoder.stats.num_oom_splits == 1
+
+
+def test_vectors_that_are_not_finite_are_refused(encoder: Encoder) -> None:
+    with torch.no_grad():
+        encoder.model.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(DataError, match=r"expected vectors of norm 1 .* got nan for text 0 \(2 of 2 texts\)"):
+        encoder.encode(["jazz", "news"])
+
+
+def test_indexing_does_not_load_torch_until_an_encoder_is_loaded(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, indexing.encoder; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
