@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming
 import ray
 
 logger = logging.getLogger(__name__)
+CONNECT_TIMEOUT_S = 10
 
 
 class ClusterUnavailable(Exception):
@@ -30,12 +32,15 @@ def ray_session(address: str | None) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS")
     options = {"address": address} if address else {"include_dashboard": False}
     try:
+        if address and address != "auto":
+            check_reachable(address)
         with quiet_stderr():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         first_line = str(error).strip().split("\n")[0]
         raise ClusterUnavailable(
-            f"no Ray cluster at {address or 'this machine'}: {first_line}; start one, or unset ray.address for a local one"
+            f"no Ray cluster at {address or 'this machine'}: {first_line}; "
+            "start one, or unset ray.address for a local one"
         ) from error
     try:
         logger.info("ray: %s", ", ".join(f"{value:g} {name}" for name, value in sorted(cluster_resources().items())))
@@ -44,9 +49,16 @@ def ray_session(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def check_reachable(address: str) -> None:
+    """Raises OSError when nothing listens at host:port; Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S):
+        pass
+
+
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Ray's C++ core greets on file descriptor 2, past Python's logging; what fails in the block is raised all the same."""
+    """Ray's C++ core greets on file descriptor 2, past Python's logging; failures are raised all the same."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:

@@ -70,7 +70,7 @@ def conform_table(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def split_rows(table: pa.Table, item_types: Sequence[str]) -> tuple[pa.Table, pa.Table]:
-    """The rows that keep the contract, and those that break it with a column `reason`. Duplicates are found elsewhere."""
+    """The rows that keep the contract, and those that break it, with a column `reason`. Duplicates aren't looked for."""
     undecodable = _invalid_utf8(table)
     if pc.any(undecodable).as_py():
         table = _blank_strings(table, undecodable)
@@ -174,7 +174,8 @@ def parse_templates(
     unknown = sorted(set(text) - set(item_types) - {"default"})
     if unknown:
         raise ConfigError(
-            f"catalogue.text: '{unknown[0]}' is no item type of any collection (they are {', '.join(sorted(item_types))})"
+            f"catalogue.text: '{unknown[0]}' is no item type of any collection; "
+            f"they are {', '.join(sorted(item_types))}"
         )
     without = sorted(set(item_types) - set(text)) if "default" not in text else []
     if without:
@@ -213,7 +214,7 @@ def render_texts(table: pa.Table, templates: Mapping[str, TextTemplate]) -> pa.A
 
 
 def row_fingerprints(texts: pa.ChunkedArray, encoder_fingerprint: str) -> pa.Array:
-    """fixed_size_binary(16) (num_rows,): BLAKE2b-128 of the encoder's fingerprint and the text. Same value, same vector."""
+    """fixed_size_binary(16) (num_rows,): BLAKE2b-128 of encoder fingerprint and text. Same value, same vector."""
     base = hashlib.blake2b(encoder_fingerprint.encode() + b"\0", digest_size=16)
     digests = []
     for text in texts.to_pylist():

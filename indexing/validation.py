@@ -46,7 +46,7 @@ def recall_by_score(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def self_match(scores: np.ndarray, own: np.ndarray) -> float:
-    """Share of queries, items' own vectors, whose best result scores what the item itself scores, `own` (num_queries,)."""
+    """Share of queries, items' own vectors, whose best result scores what the item itself does, `own` (num_queries,)."""
     return float((scores[:, 0] >= own - SCORE_TOLERANCE).mean())
 
 
@@ -60,8 +60,8 @@ def count_bad_vectors(vectors: np.ndarray) -> tuple[int, int]:
 def choose_ef(recalls: Mapping[int, Sequence[np.ndarray]], target: float) -> int | None:
     """The smallest ef whose mean recall reaches `target` on one half of every query set and on the other half.
 
-    `recalls[ef]` holds, for each query set, recall per query (num_queries,). Even rows choose, odd rows confirm, so that
-    the figure that is reported isn't the one that was optimised. None when no ef does.
+    `recalls[ef]` holds, for each query set, recall per query (num_queries,). Even rows choose, odd rows confirm, so
+    that the figure that is reported isn't the one that was optimised. None when no ef does.
     """
     for ef in sorted(recalls):
         if all(halves[0].mean() >= target and halves[1].mean() >= target for halves in map(split_halves, recalls[ef])):

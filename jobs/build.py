@@ -1,8 +1,8 @@
 """Stage 3: vectors → shards, one Ray task and one thread a shard.
 
-A shard is a range of id keys of one collection: its HNSW graph, its item ids in label order, and their display metadata,
-three blobs. Its folder's name is a fingerprint of ids, vectors and index parameters, so an unchanged shard is found, not
-built again.
+A shard is a range of id keys of one collection: its HNSW graph, its item ids in label order, and their display
+metadata, three blobs. Its folder's name is a fingerprint of ids, vectors and index parameters, so an unchanged shard is
+found, not built again.
 """
 
 import hashlib
@@ -169,8 +169,8 @@ def shard_vectors(task: ShardTask, items: pa.Table) -> np.ndarray:
         vectors[positions], found[positions] = values, True
     if vectors is None or not found.all():
         raise DamagedError(
-            f"collection {task.collection}: {np.count_nonzero(~found)} of {len(found)} items have no vector in the workspace; "
-            f"delete {task.prepared.store.url}/{task.prepared.path} and run again"
+            f"collection {task.collection}: {np.count_nonzero(~found)} of {len(found)} items have no vector in the "
+            f"workspace; delete {task.prepared.store.url}/{task.prepared.path} and run again"
         )
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors

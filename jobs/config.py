@@ -1,4 +1,4 @@
-"""The configuration: every key, its default and unit. Files and `key=value` are merged by OmegaConf into frozen objects."""
+"""The configuration: every key, its default and unit. OmegaConf merges file and `key=value` into frozen objects."""
 
 import dataclasses
 import difflib

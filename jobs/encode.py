@@ -1,8 +1,8 @@
 """Stage 2: texts → vectors, by Ray Data, one chunk of the fingerprint space at a time.
 
 Chunks are ranges of the row fingerprint, so equal texts meet in one chunk and are encoded once, and what earlier nights
-computed for a range is found by its name. A chunk's file holds only the rows that had no vector yet; it is written whole
-or not at all, and never again: finished chunks survive a killed run.
+computed for a range is found by its name. A chunk's file holds only the rows that had no vector yet; it is written
+whole or not at all, and never again: finished chunks survive a killed run.
 """
 
 import hashlib
@@ -145,7 +145,7 @@ def actor_pool(settings: RayConfig) -> tuple[int, int, float]:
 
 
 def run_actors(settings: EncodeSettings, num_actors: int, cpus: int, gpus: float) -> Iterator[dict[str, int]]:
-    """One row of counts a chunk, as Ray Data's actors finish them. Raises what an actor raised, once its retries ended."""
+    """One row of counts a chunk, as Ray Data's actors finish them. Raises what an actor raised after its retries."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -1,6 +1,6 @@
 """What nightly would do, found without writing anything: every row is read, checked and fingerprinted, then compared.
 
-The rows' keys stay in Ray's object store; a task compares one range of fingerprints, or one shard of the parent release.
+The rows' keys stay in Ray's object store; a task compares one range of fingerprints, or one parent shard.
 """
 
 from collections import Counter
@@ -189,11 +189,12 @@ def print_plan(plan: Plan, console: Console) -> None:
     for name, (items, shards) in plan.collections.items():
         table.add_row(name, f"{items:,}", str(shards))
     console.print(table, markup=False)
+    basis = "by the rates of earlier runs here" if plan.is_measured else "a guess: no run here has been measured yet"
     lines = [
         f"rows          {plan.num_rows:,}, of which {plan.num_bad:,} break the contract",
         f"encode        {plan.num_to_encode:,} texts; {plan.num_reused:,} are reused",
         f"index         {plan.index_bytes / 1e6:,.1f} MB",
-        f"time          about {plan.seconds:,.0f} s ({'by the rates of earlier runs here' if plan.is_measured else 'a guess'})",
+        f"time          about {plan.seconds:,.0f} s, {basis}",
         f"memory        about {plan.worker_bytes / 2**20:,.0f} MiB in the largest worker",
     ]
     if plan.changes is not None:

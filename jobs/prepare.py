@@ -1,8 +1,8 @@
 """Stage 1: rows → checked, fingerprinted rows, sorted for the stages behind.
 
-Each part becomes runs in the workspace: `items-N` sorted by id key, which `build` reads by range, and `texts-N` sorted by
-fingerprint, which `encode` reads by range (or `vectors-N`, sorted by id key, where vectors come ready-made). Bad rows go to
-`quarantine/`. No process ever sees more than one part, or one range of ids.
+Each part becomes runs in the workspace: `items-N` sorted by id key, which `build` reads by range, and `texts-N` sorted
+by fingerprint, which `encode` reads by range (or `vectors-N`, sorted by id key, where vectors come ready-made). Bad rows
+go to `quarantine/`. No process ever sees more than one part, or one range of ids.
 """
 
 from collections import Counter
@@ -111,7 +111,7 @@ def prepare_part(part: Part, settings: PartSettings, artifact: Artifact) -> dict
 
 
 def check_part(part: Part, settings: PartSettings) -> tuple[pa.Table, pa.Table]:
-    """(good rows with text or vector, fingerprint, keys and collection; bad rows with a reason), both with their source."""
+    """(good rows with text or vector, fingerprint, keys, collection; bad rows with a reason), both with source."""
     raw = part.read()
     rows = pa.array(range(part.first_row, part.first_row + raw.num_rows), pa.int64())
     table = conform_table(raw, settings.schema)
@@ -221,8 +221,8 @@ def check_quarantine(marker: dict[str, Any], config: Config, artifact: Artifact)
     if num_bad > config.catalogue.max_quarantined * num_rows:
         reason, count = next(iter(marker["quarantined"].items()))
         raise DataError(
-            f"expected at most {config.catalogue.max_quarantined:.2%} bad rows (catalogue.max_quarantined), got {num_bad} of "
-            f"{num_rows}; {count} of them: {reason}; all are in {artifact.store.describe(artifact.key('quarantine'))}"
+            f"expected at most {config.catalogue.max_quarantined:.2%} bad rows (catalogue.max_quarantined), got {num_bad} "
+            f"of {num_rows}; {count} of them: {reason}; all are in {artifact.store.describe(artifact.key('quarantine'))}"
         )
     for name, group in config.catalogue.collections.items():
         if not marker["num_items"].get(name):

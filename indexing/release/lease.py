@@ -1,0 +1,149 @@
+"""One run at a time: a lease in the store, kept alive by a heartbeat. It saves work; releases are safe by the commit rule.
+
+`leases/N.json` is created only if absent, so of any number of contenders one gets N. The highest number is the lease;
+its owner writes it anew at every beat. It is free once it says so, or once the store's clock is `ttl_s` past the last
+beat.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from indexing.errors import ObjectNotFound, PublishConflict, StoreUnavailable
+from indexing.store import ObjectInfo, Store
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "leases/"
+TTL_S = 120.0
+POLL_S = 5.0
+
+
+class Lease:
+    """A lease that this process holds. `check` before anything that only the holder may do."""
+
+    def __init__(self, store: Store, number: int, owner: str, ttl_s: float) -> None:
+        self.store, self.number, self.owner, self.ttl_s = store, number, owner, ttl_s
+        self._last_beat = time.monotonic()
+        self._lost_to: str | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_alive, name="lease", daemon=True)
+
+    def check(self) -> None:
+        """Raises PublishConflict when another run has taken over, or may have since the last beat that got through."""
+        if self._lost_to is None and time.monotonic() - self._last_beat < self.ttl_s:
+            return
+        taken = (
+            f"{self._lost_to} has taken it over" if self._lost_to else f"no heartbeat got through for {self.ttl_s:g} s"
+        )
+        raise PublishConflict(f"{self.store.url}: this run has lost its lease: {taken}; start again")
+
+    def _keep_alive(self) -> None:
+        while not self._ended.wait(self.ttl_s / 4):
+            try:
+                self._beat()
+            except StoreUnavailable as error:  # `check` tells when beats fail for too long
+                logger.warning("lease: a heartbeat failed: %s", error)
+
+    def _beat(self) -> None:
+        started = time.monotonic()
+        newest = _newest(self.store)
+        if newest is not None and _number(newest) > self.number:
+            self._lost_to = _read(self.store, newest).get("owner", "another run")
+            self._ended.set()
+            return
+        self.store.put(_key(self.number), _body(self.owner, is_free=False))
+        self._last_beat = started
+
+    def _end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        if self._lost_to is None:
+            self.store.put(_key(self.number), _body(self.owner, is_free=True))
+
+
+@contextmanager
+def hold_lease(
+    store: Store, owner: str, *, wait: bool, ttl_s: float = TTL_S, poll_s: float = POLL_S
+) -> Iterator[Lease]:
+    """Holds the lease of `store` while the block runs. `owner` names this run, such as its writer id and machine.
+
+    Raises PublishConflict when another run holds it, unless `wait`: then waits until that run ends or falls silent.
+    """
+    lease = _acquire(store, owner, wait, ttl_s, poll_s)
+    lease._thread.start()
+    try:
+        yield lease
+    finally:
+        lease._end()
+
+
+def _acquire(store: Store, owner: str, wait: bool, ttl_s: float, poll_s: float) -> Lease:
+    is_told = False
+    while True:
+        newest = _newest(store)
+        if newest is None or _is_free(store, newest, ttl_s):
+            number = _number(newest) + 1 if newest else 1
+            if store.create(_key(number), _body(owner, is_free=False)) and _newest_number(store) == number:
+                _forget_older(store, number)
+                return Lease(store, number, owner, ttl_s)
+            continue
+        holder = _read(store, newest).get("owner", "another run")
+        if not wait:
+            raise PublishConflict(
+                f"{store.url}: {holder} is running; wait for it, or set run.on_conflict: wait "
+                f"(a run that was killed is taken over {ttl_s:g} s after its last sign of life)"
+            )
+        if not is_told:
+            logger.info("waiting for %s, which works on %s", holder, store.url)
+            is_told = True
+        time.sleep(poll_s)
+
+
+def _is_free(store: Store, newest: ObjectInfo, ttl_s: float) -> bool:
+    return _read(store, newest).get("is_free") is True or store.now() - newest.modified > ttl_s
+
+
+def _read(store: Store, info: ObjectInfo) -> dict[str, object]:
+    """A lease file that cannot be read says nothing: it ends by its age."""
+    try:
+        body = json.loads(store.get(info.key, max_bytes=10_000))
+    except (ObjectNotFound, ValueError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _newest(store: Store) -> ObjectInfo | None:
+    return next(reversed([info for info in store.list(PREFIX) if _is_lease(info.key)]), None)
+
+
+def _newest_number(store: Store) -> int | None:
+    newest = _newest(store)
+    return _number(newest) if newest else None
+
+
+def _forget_older(store: Store, number: int) -> None:
+    """The one before stays, so that a stalled contender for its number still finds it taken."""
+    for info in list(store.list(PREFIX)):
+        if _is_lease(info.key) and _number(info) < number - 1:
+            store.delete(info.key)
+
+
+def _is_lease(key: str) -> bool:
+    name = key.removeprefix(PREFIX).removesuffix(".json")
+    return name.isascii() and name.isdigit() and len(name) == 20
+
+
+def _number(info: ObjectInfo) -> int:
+    return int(info.key.removeprefix(PREFIX).removesuffix(".json"))
+
+
+def _key(number: int) -> str:
+    return f"{PREFIX}{number:020d}.json"
+
+
+def _body(owner: str, *, is_free: bool) -> bytes:
+    return json.dumps({"owner": owner, "is_free": is_free}, sort_keys=True).encode()
