@@ -37,7 +37,7 @@ faults: .venv/.installed-test ## the long form of the fault tests
 
 bench: .venv/.installed-bench ## measure against the peers; writes build/bench.json
 	@mkdir -p build
-	$(BIN)/python tests/benchmarks/run.py --out build/bench.json
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/run.py --out build/bench.json
 
 clean: ## delete build/ and the caches; .venv stays
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

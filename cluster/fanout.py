@@ -23,7 +23,8 @@ def fan_out(
     when Ray lost them, else what was raised.
     """
     limit = max_in_flight or max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
-    waiting, running = iter(items), {}
+    waiting = iter(items)
+    running: dict[ray.ObjectRef, Item] = {}
     failures: list[BaseException] = []
     while True:
         while not failures and len(running) < limit and (following := next(waiting, None)) is not None:

@@ -6,6 +6,7 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -70,7 +71,7 @@ def conform_table(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def split_rows(table: pa.Table, item_types: Sequence[str]) -> tuple[pa.Table, pa.Table]:
-    """The rows that keep the contract, and those that break it, with a column `reason`. Duplicates aren't looked for."""
+    """The rows that keep the contract, and those that break it, with a column `reason`. Duplicates are found later."""
     undecodable = _invalid_utf8(table)
     if pc.any(undecodable).as_py():
         table = _blank_strings(table, undecodable)
@@ -102,36 +103,35 @@ def _is_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _invalid_utf8(table: pa.Table) -> pa.Array:
     """bool (num_rows,). Arrow checks whole columns fast but names no row, so rows are searched only in a bad column."""
     bad = pa.repeat(False, table.num_rows)
-    for name in table.column_names:
-        try:
-            table[name].validate(full=True)
-        except pa.ArrowInvalid:
-            bad = pc.or_(bad, pa.array([not _decodes(value) for value in _as_bytes(table[name])]))
+    for column in table.columns:
+        if not _is_valid(column):
+            bad = pc.or_(bad, pa.array([not _decodes(value) for value in column]))
     return bad
 
 
-def _as_bytes(column: pa.ChunkedArray) -> list[object]:
-    is_list = pa.types.is_list(column.type)
-    return column.cast(pa.list_(pa.binary()) if is_list else pa.binary()).to_pylist()
-
-
-def _decodes(value: object) -> bool:
+def _is_valid(column: pa.ChunkedArray) -> bool:
     try:
-        for part in value if isinstance(value, list) else [value]:
-            (part or b"").decode()
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _decodes(value: pa.Scalar) -> bool:
+    try:
+        value.as_py()
     except UnicodeDecodeError:
         return False
     return True
 
 
 def _blank_strings(table: pa.Table, rows: pa.Array) -> pa.Table:
-    """`table` with the text of the marked rows emptied: Arrow's kernels and Parquet's readers refuse invalid UTF-8."""
-    columns = {}
-    for name in table.column_names:
-        column = table[name]
-        is_text = pa.types.is_string(column.type) or column.type == STRINGS
-        columns[name] = pc.if_else(rows, pa.scalar(None, column.type), column) if is_text else column
-    return pa.table(columns)
+    """`table` with what is not UTF-8 emptied in the marked rows: Arrow's kernels and Parquet's readers refuse it."""
+    columns = [
+        column if _is_valid(column) else pc.if_else(rows, pa.scalar(None, column.type), column)
+        for column in table.columns
+    ]
+    return pa.table(columns, schema=table.schema)
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class TextTemplate:
         """string (num_rows,): blank strings, nulls and empty lists count as missing; lists are joined by ', '."""
         text = pa.repeat("", table.num_rows)
         for number, (literal, field) in enumerate(self.parts):
-            value = _as_text(table[field])
+            value = _as_text(table[field], field)
             present = pc.not_equal(value, "")
             lead = literal if number == 0 else pc.if_else(pc.equal(text, ""), "", literal)
             tail = self.closing if number == len(self.parts) - 1 else ""
@@ -158,13 +158,24 @@ class TextTemplate:
         return text
 
 
-def _as_text(column: pa.ChunkedArray) -> pa.Array:
-    array = column.combine_chunks()
-    if pa.types.is_list(array.type):
-        # Nulls inside a list would make the whole join null.
-        values = pc.fill_null(array.values.cast(pa.string()), "")
-        array = pc.binary_join(pa.ListArray.from_arrays(array.offsets, values, mask=pc.is_null(array)), ", ")
-    return pc.fill_null(pc.utf8_trim_whitespace(array.cast(pa.string())), "")
+def _as_text(column: pa.ChunkedArray, field: str) -> pa.Array:
+    """string (num_rows,). Raises ConfigError for a type that has no text, such as a struct."""
+    try:
+        array = column.combine_chunks()
+        if pa.types.is_nested(array.type):
+            array = _join_lists(array)
+        return pc.fill_null(pc.utf8_trim_whitespace(array.cast(pa.string())), "")
+    except pa.ArrowNotImplementedError as error:
+        raise ConfigError(f"catalogue.text: field '{field}' cannot be text, it is {column.type}") from error
+
+
+def _join_lists(array: pa.Array) -> pa.Array:
+    """string (num_rows,): what is not blank in each list, joined by ', '."""
+    values = pc.utf8_trim_whitespace(pc.list_flatten(array).cast(pa.string()))
+    present = pc.fill_null(pc.not_equal(values, ""), False)
+    counts = np.bincount(pc.list_parent_indices(array).filter(present).to_numpy(), minlength=len(array))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    return pc.binary_join(pa.ListArray.from_arrays(offsets, values.filter(present)), ", ")
 
 
 def parse_templates(
@@ -191,7 +202,13 @@ def _parse_template(template: str, name: str, fields: Sequence[str]) -> TextTemp
         pieces = list(string.Formatter().parse(template))
     except ValueError as error:
         raise ConfigError(f"catalogue.text.{name}: {error} in '{template}'") from error
-    parts = tuple((literal, field) for literal, field, _, _ in pieces if field is not None)
+    parts: list[tuple[str, str]] = []
+    literal = ""
+    for text, field, _, _ in pieces:  # an escaped brace is a piece of its own
+        literal += text
+        if field is not None:
+            parts.append((literal, field))
+            literal = ""
     for _, field in parts:
         if field not in fields:
             near = difflib.get_close_matches(field, fields, n=1)
@@ -199,8 +216,7 @@ def _parse_template(template: str, name: str, fields: Sequence[str]) -> TextTemp
             raise ConfigError(f"catalogue.text.{name}: the catalogue has no field '{field}'; {hint}")
     if not parts:
         raise ConfigError(f"catalogue.text.{name}: expected at least one {{field}}, got '{template}'")
-    closing = pieces[-1][0] if pieces[-1][1] is None else ""
-    return TextTemplate(parts, closing)
+    return TextTemplate(tuple(parts), closing=literal)
 
 
 def render_texts(table: pa.Table, templates: Mapping[str, TextTemplate]) -> pa.Array:

@@ -46,7 +46,7 @@ def recall_by_score(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def self_match(scores: np.ndarray, own: np.ndarray) -> float:
-    """Share of queries, items' own vectors, whose best result scores what the item itself does, `own` (num_queries,)."""
+    """Share of queries, own vectors of items, whose best result scores what the item does, `own` (num_queries,)."""
     return float((scores[:, 0] >= own - SCORE_TOLERANCE).mean())
 
 

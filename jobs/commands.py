@@ -25,6 +25,14 @@ from .source import read_queries
 if TYPE_CHECKING:
     from indexing.search import OpenRelease, Results
 
+STAGES: dict[str, tuple[str, tuple[str, ...] | None]] = {
+    "nightly": ("publish", None),
+    "encode": ("encode", ("prepare", "encode")),
+    "build": ("build", ("build",)),
+    "validate": ("validate", ("validate",)),
+    "publish": ("publish", ("publish",)),
+}
+"""command → (the last stage, the stages that may run)."""
 BATCH_QUERIES = 1024
 HITS = pa.schema(
     [
@@ -46,8 +54,9 @@ def run(arguments: argparse.Namespace) -> None:
         Console().print(to_yaml(load_config(arguments.config, arguments.overrides)), markup=False, highlight=False)
         return plan(arguments)
     config = load_config(arguments.config, arguments.overrides)
-    progress = Progress(Console())
-    outcome = run_stages(config, arguments.stage, progress)
+    last_stage, allowed = STAGES[arguments.stage]
+    progress = Progress(Console(), allowed)
+    outcome = run_stages(config, last_stage, progress)
     print_summary(config, outcome, progress)
 
 

@@ -4,7 +4,8 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,31 @@ class ValidationConfig:
 class PublishConfig:
     always: bool = False
     """Publish a new release even when the current one holds the same already."""
+    verify: str = "checksum"
+    """checksum: trust the SHA-256 that the store itself has checked; download: read every uploaded blob back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    on_conflict: str = "fail"
+    """What a run does while another works on the same store: fail (exit code 5), or wait for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionConfig:
+    keep_last: int = 7
+    """Releases whose blobs `prune` keeps, counted from the current one."""
+    min_age: str = "24h"
+    """Younger blobs stay, and so do the blobs of younger releases: a number with s, m, h or d."""
+
+    def min_age_s(self) -> float:
+        """Raises ConfigError when `min_age` is no duration."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", self.min_age)
+        if match is None:
+            raise ConfigError(
+                f"retention.min_age: expected a number with s, m, h or d, such as 24h, got {self.min_age!r}"
+            )
+        return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +153,8 @@ class Config:
     index: IndexConfig = field(default_factory=IndexConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
     ray: RayConfig = field(default_factory=RayConfig)
 
     def __post_init__(self) -> None:
@@ -231,6 +259,15 @@ def _check(config: Config) -> None:
         validation.min_self_match,
     )
     expect(validation.max_row_change >= 0, "validation.max_row_change", "0 or more", validation.max_row_change)
+    expect(
+        config.publish.verify in ("checksum", "download"),
+        "publish.verify",
+        "checksum or download",
+        config.publish.verify,
+    )
+    expect(config.run.on_conflict in ("fail", "wait"), "run.on_conflict", "fail or wait", config.run.on_conflict)
+    expect(config.retention.keep_last >= 1, "retention.keep_last", "at least 1", config.retention.keep_last)
+    config.retention.min_age_s()
     expect(config.ray.cpus_per_actor >= 1, "ray.cpus_per_actor", "at least 1", config.ray.cpus_per_actor)
     actors = config.ray.encode_actors
     expect(actors is None or actors >= 1, "ray.encode_actors", "null or at least 1", actors)
@@ -250,8 +287,4 @@ def _plain(value: Any) -> Any:
 
 def to_yaml(config: Config) -> str:
     """The resolved configuration as YAML, as `--dry-run` prints it."""
-    return OmegaConf.to_yaml(OmegaConf.create(_as_mapping(config)))
-
-
-def _as_mapping(config: Config) -> Mapping[str, Any]:
-    return dataclasses.asdict(config)
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))

@@ -1,15 +1,21 @@
 """The whole rebuild, and each of its stages alone: prepare → encode → build → validate → publish."""
 
+import datetime
+import importlib.metadata
 import json
-from dataclasses import dataclass
+import os
+import socket
+from dataclasses import dataclass, replace
 
 from cluster.session import ray_session
 from indexing.release.commit import read_release, release_numbers
+from indexing.release.lease import hold_lease
 from indexing.release.manifest import Release
 from indexing.store import Store, open_store
+from indexing.store.preflight import preflight
 
 from .build import build
-from .config import Config
+from .config import Config, fingerprint
 from .encode import encode, identify_encoder
 from .prepare import prepare
 from .progress import Progress
@@ -37,23 +43,44 @@ def run(config: Config, last_stage: str, progress: Progress) -> Outcome:
 
     Raises what the stages raise; nothing is published unless every stage before has ended well.
     """
-    parent = current_release(config)
+    if last_stage != "publish":
+        with ray_session(config.ray.address):
+            return make(config, last_stage, current_release(config), progress)
+    store, workspace = open_store(config.store, config.s3), open_store(config.workspace, config.s3)
+    preflight_once(store, workspace)
+    started = datetime.datetime.now(datetime.UTC)
+    owner = f"process {os.getpid()} on {socket.gethostname()}, started {started:%F %T} UTC"
+    with hold_lease(store, owner, wait=config.run.on_conflict == "wait") as lease:
+        parent = current_release(config)
+        with ray_session(config.ray.address):
+            outcome = make(config, last_stage, parent, progress)
+            assert outcome.built is not None and outcome.validated is not None
+            published = publish(config, outcome.prepared, outcome.built, outcome.validated, parent, lease, progress)
+        keep_rates(workspace, outcome.encoded, outcome.built, progress)
+    return replace(outcome, published=published)
+
+
+def make(config: Config, last_stage: str, parent: Release | None, progress: Progress) -> Outcome:
+    """Everything up to the release itself."""
     encoder = identify_encoder(config)
-    with ray_session(config.ray.address):
-        workspace = open_store(config.workspace, config.s3)
-        prepared = prepare(config, workspace, encoder.fingerprint if encoder else None, progress)
-        encoded = encode(config, prepared, encoder, progress)
-        if last_stage == "encode":
-            return Outcome(prepared, encoded)
-        built = build(config, prepared, encoded, progress)
-        if last_stage == "build":
-            return Outcome(prepared, encoded, built)
-        validated = validate(config, prepared, built, parent, progress)
-        if last_stage == "validate":
-            return Outcome(prepared, encoded, built, validated)
-        published = publish(config, prepared, built, validated, parent, progress)
-        keep_rates(workspace, encoded, built, progress)
-        return Outcome(prepared, encoded, built, validated, published)
+    workspace = open_store(config.workspace, config.s3)
+    prepared = prepare(config, workspace, encoder.fingerprint if encoder else None, progress)
+    encoded = encode(config, prepared, encoder, progress)
+    if last_stage == "encode":
+        return Outcome(prepared, encoded)
+    built = build(config, prepared, encoded, progress)
+    if last_stage == "build":
+        return Outcome(prepared, encoded, built)
+    return Outcome(prepared, encoded, built, validate(config, prepared, built, parent, progress))
+
+
+def preflight_once(store: Store, workspace: Store) -> None:
+    """Races for a scratch key in the store; the workspace notes that this store and client have stood the test."""
+    name = fingerprint(store.url, importlib.metadata.version("boto3"))
+    key = f"preflight/{name}.json"
+    if workspace.head(key) is None:
+        preflight(store)
+        workspace.put(key, json.dumps({"store": store.url}).encode())
 
 
 def current_release(config: Config) -> Release | None:

@@ -5,6 +5,7 @@ The rows' keys stay in Ray's object store; a task compares one range of fingerpr
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -111,8 +112,9 @@ def survey(parts: list[Part], settings: PartSettings) -> tuple[Counter[str], lis
     keys: dict[int, ray.ObjectRef] = {}
 
     def submit(part: Part) -> ray.ObjectRef:
-        counts, keys[part.number] = survey_part.remote(part, settings)
-        return counts
+        refs: Any = survey_part.remote(part, settings)  # two, which Ray's type does not tell
+        keys[part.number] = refs[1]
+        return refs[0]
 
     totals: Counter[str] = sum((counts for _, counts in fan_out(submit, parts, what="plan")), Counter())
     return totals, [keys[number] for number in sorted(keys)]

@@ -1,8 +1,8 @@
 """Stage 1: rows → checked, fingerprinted rows, sorted for the stages behind.
 
 Each part becomes runs in the workspace: `items-N` sorted by id key, which `build` reads by range, and `texts-N` sorted
-by fingerprint, which `encode` reads by range (or `vectors-N`, sorted by id key, where vectors come ready-made). Bad rows
-go to `quarantine/`. No process ever sees more than one part, or one range of ids.
+by fingerprint, which `encode` reads by range (or `vectors-N`, sorted by id key, where vectors come ready-made). Bad
+rows go to `quarantine/`. No process ever sees more than one part, or one range of ids.
 """
 
 from collections import Counter
@@ -220,9 +220,10 @@ def check_quarantine(marker: dict[str, Any], config: Config, artifact: Artifact)
     num_bad, num_rows = sum(marker["quarantined"].values()), marker["num_rows"]
     if num_bad > config.catalogue.max_quarantined * num_rows:
         reason, count = next(iter(marker["quarantined"].items()))
+        where = artifact.store.describe(artifact.key("quarantine"))
         raise DataError(
-            f"expected at most {config.catalogue.max_quarantined:.2%} bad rows (catalogue.max_quarantined), got {num_bad} "
-            f"of {num_rows}; {count} of them: {reason}; all are in {artifact.store.describe(artifact.key('quarantine'))}"
+            f"expected at most {config.catalogue.max_quarantined:.2%} bad rows (catalogue.max_quarantined), got "
+            f"{num_bad} of {num_rows}; {count} of them: {reason}; all are in {where}"
         )
     for name, group in config.catalogue.collections.items():
         if not marker["num_items"].get(name):

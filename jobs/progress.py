@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
+
+from indexing.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 LOG_EVERY_S = 5.0
@@ -41,15 +43,20 @@ class _LogBar:
 
 
 class Progress:
-    """Shows each stage while it runs and keeps its wall time in seconds in `seconds`."""
+    """Shows each stage while it runs and keeps its wall time in seconds in `seconds`.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    `allowed` are the stages that may run, all by default: a command for one stage must find the others done.
+    """
+
+    def __init__(self, console: Console, allowed: Container[str] | None = None) -> None:
+        self.console, self.allowed = console, allowed
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Bar]:
-        """A bar from 0 to `total` while the block runs."""
+        """A bar from 0 to `total` while the block runs. Raises ConfigError when the stage may not run."""
+        if self.allowed is not None and name not in self.allowed:
+            raise ConfigError(f"{name} is not done for this catalogue and configuration: run it first, or nightly")
         started = time.monotonic()
         if self.console.is_terminal:
             with self._bars() as bars:

@@ -4,8 +4,10 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import logging
 import tempfile
 import uuid
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,16 +18,18 @@ import ray
 from cluster.fanout import fan_out
 from indexing.encoder import encoder_digest, encoder_files
 from indexing.encoder.layout import read_layout
-from indexing.release.commit import UploadCounts, commit_release, upload_blobs
+from indexing.release.commit import UploadCounts, commit_release, missing_blobs, upload_blobs
+from indexing.release.lease import Lease
 from indexing.release.manifest import Blob, Collection, EncoderEntry, EncoderFile, Release, Shard
 from indexing.store import Store, open_store
 
 from .config import Config, fingerprint
 from .encode import local_model
-from .progress import Progress
+from .progress import Bar, Progress
 from .validate import BuiltShard, built_shards
 from .workspace import Artifact, local_copy
 
+logger = logging.getLogger(__name__)
 TOOLS = ("nightcrate", "hnswlib", "numpy", "pyarrow", "ray", "torch", "transformers")
 
 
@@ -40,27 +44,52 @@ class Published:
 
 
 def publish(
-    config: Config, prepared: Artifact, built: Artifact, validated: Artifact, parent: Release | None, progress: Progress
+    config: Config,
+    prepared: Artifact,
+    built: Artifact,
+    validated: Artifact,
+    parent: Release | None,
+    lease: Lease,
+    progress: Progress,
 ) -> Published:
     """Publishes what has passed validation as the release after `parent`, unless that holds the same already.
 
-    Raises PublishConflict when `parent` is no longer the current release.
+    Raises PublishConflict when `parent` is no longer the current release or the lease is lost.
     """
     store = open_store(config.store, config.s3)
     report = json.dumps(validated.require_marker()["report"], sort_keys=True, indent=1).encode()
     release = make_release(config, prepared, built, validated, parent, report)
     if parent and not config.publish.always and same_content(release, parent):
         return Published(release=parent, is_new=False, uploads=NOTHING)
-    shards = built_shards(built)
-    uploads = []
-    with progress.stage("publish", release.size_bytes) as bar:
-        uploads.append(upload_own_blobs(config, store, release, report))
-        bar.advance(uploads[0].uploaded_bytes + uploads[0].reused_bytes)
-        for _, counts in fan_out(lambda shard: upload_shard.remote(shard, store), shards, what="publish"):
+    uploads: list[UploadCounts] = []
+
+    def upload(bar: Bar) -> None:
+        for counts in upload_all(config, store, release, built_shards(built), report, parent):
             uploads.append(counts)
             bar.advance(counts.uploaded_bytes + counts.reused_bytes)
+
+    with progress.stage("publish", release.size_bytes) as bar:
+        upload(bar)
+        lease.check()
         commit_release(store, release)
+        while missing := missing_blobs(
+            store, release
+        ):  # a stalled prune took some away: see indexing/release/retention.py
+            logger.warning("publish: %d blobs are gone since they were checked; sending them again", len(missing))
+            upload(bar)
     return Published(release=release, is_new=True, uploads=sum_uploads(uploads))
+
+
+def upload_all(
+    config: Config, store: Store, release: Release, shards: list[BuiltShard], report: bytes, parent: Release | None
+) -> Iterator[UploadCounts]:
+    """The driver's own blobs, then those of the shards, one task a shard."""
+    read_back = config.publish.verify == "download"
+    yield upload_own_blobs(config, store, release, report, parent, read_back)
+    for _, counts in fan_out(
+        lambda shard: upload_shard.remote(shard, store, parent, read_back), shards, what="publish"
+    ):
+        yield counts
 
 
 def make_release(
@@ -142,7 +171,9 @@ def same_content(release: Release, parent: Release) -> bool:
     return replace(release, **{name: getattr(parent, name) for name in identity}) == parent
 
 
-def upload_own_blobs(config: Config, store: Store, release: Release, report: bytes) -> UploadCounts:
+def upload_own_blobs(
+    config: Config, store: Store, release: Release, report: bytes, parent: Release | None, read_back: bool
+) -> UploadCounts:
     """The encoder's files and the report, which the driver has at hand."""
     with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
         path = Path(folder, "report.json")
@@ -150,17 +181,17 @@ def upload_own_blobs(config: Config, store: Store, release: Release, report: byt
         files = {blob_of(report).sha256: path}
         if release.encoder:
             files |= {file.blob.sha256: local_model(config) / file.path for file in release.encoder.files}
-        return upload_blobs(store, files)
+        return upload_blobs(store, files, parent=parent, read_back=read_back)
 
 
 @ray.remote
-def upload_shard(shard: BuiltShard, store: Store) -> UploadCounts:
+def upload_shard(shard: BuiltShard, store: Store, parent: Release | None, read_back: bool) -> UploadCounts:
     with ExitStack() as stack:
         files = {
             blob["sha256"]: stack.enter_context(local_copy(shard.store, blob["key"]))
             for blob in (shard.index, shard.items, shard.metadata)
         }
-        return upload_blobs(store, files)
+        return upload_blobs(store, files, parent=parent, read_back=read_back)
 
 
 def blob_of(data: bytes) -> Blob:

@@ -49,6 +49,9 @@ EXACT = 0
 SHARD_BITS = 32
 """A label of a collection is shard number << 32 | label of the shard."""
 
+Found = tuple[np.ndarray, np.ndarray]
+"""Labels int64 and scores float32, each (num_queries, at most K), best first."""
+
 
 @dataclass(frozen=True)
 class BuiltShard:
@@ -117,7 +120,7 @@ def raise_failed_gates(gates: list[Gate], artifact: Artifact, report: dict[str, 
         return
     key = artifact.key("failed.json")
     artifact.store.put(key, json.dumps(report, sort_keys=True, indent=1).encode())
-    texts = [f"{gate.name} of {gate.scope} is {gate.value:.4g}, expected {gate.expected}" for gate in failed]
+    texts = [f"{gate.scope}: {gate.name} is {gate.value:.4g}, expected {gate.expected}" for gate in failed]
     raise ValidationFailed(
         f"{len(failed)} of {len(gates)} gates do not hold: {'; '.join(texts[:3])}; nothing was published; "
         f"report: {artifact.store.describe(key)}"
@@ -209,14 +212,14 @@ def measure_recall(
     """Recall@10 of each shard and of all merged, at every ef; chooses ef; returns the figures at that ef."""
     bounds = np.cumsum([len(queries) for queries in query_sets.values()])[:-1]
     queries = ray.put(np.concatenate(list(query_sets.values())))
-    merged: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    merged: dict[int, Found] = {}
     recall_of_shard: dict[str, dict[int, float]] = {}
     for shard, (found, peak) in fan_out(lambda shard: search_shard.remote(shard, queries), shards, what="validate"):
         bar.advance(shard.num_items)
         memory.append(peak)
         truth = found[EXACT][1]
         recall_of_shard[str(shard)] = {ef: float(recall_by_score(found[ef][1], truth).mean()) for ef in EF_GRID}
-        merged = {ef: merge_top_k(*merged[ef], *found[ef], k=K) for ef in found} if merged else found
+        merged = {ef: merge(merged[ef], found[ef]) for ef in found} if merged else found
     truth = merged[EXACT][1]
     recalls = {ef: np.split(recall_by_score(merged[ef][1], truth), bounds) for ef in EF_GRID}
     matches = {ef: own_match(np.split(merged[ef][1], bounds)[0]) for ef in EF_GRID}
@@ -252,8 +255,12 @@ def own_match(scores: np.ndarray) -> float:
     return self_match(scores, np.ones(len(scores), np.float32))
 
 
+def merge(one: Found, other: Found) -> Found:
+    return merge_top_k(one[0], one[1], other[0], other[1], K)
+
+
 @ray.remote
-def search_shard(shard: BuiltShard, queries: np.ndarray) -> tuple[dict[int, tuple[np.ndarray, np.ndarray]], int]:
+def search_shard(shard: BuiltShard, queries: np.ndarray) -> tuple[dict[int, Found], int]:
     """(labels, scores), each (num_queries, at most K), exact under EXACT, by the graph under each ef; peak memory."""
     index = load_shard(shard)
     k = min(K, shard.num_items)
@@ -262,7 +269,7 @@ def search_shard(shard: BuiltShard, queries: np.ndarray) -> tuple[dict[int, tupl
     for start, vectors in vector_blocks(index, shard.num_items):
         labels, scores = exact_search(vectors, queries, k)
         block = (labels + start, scores)
-        exact = block if exact is None else merge_top_k(*exact, *block, k=k)
+        exact = block if exact is None else merge(exact, block)
     assert exact is not None
     offset = shard.number << SHARD_BITS
     found = {ef: (labels + offset, scores) for ef, (labels, scores) in {EXACT: exact, **found}.items()}

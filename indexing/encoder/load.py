@@ -119,6 +119,7 @@ def _load_model(layout: Layout, config: Any, dtype: torch.dtype, device: torch.d
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported, and refused below with their names
         )
     except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]

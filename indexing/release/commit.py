@@ -18,9 +18,10 @@ from indexing.release.manifest import (
     release_number,
     release_to_bytes,
 )
-from indexing.store import Store
+from indexing.store import ObjectInfo, Store
 
 UPLOAD_THREADS = 8
+YOUNG_S = 3600.0
 READ_BYTES = 8 * 1024 * 1024
 
 
@@ -62,16 +63,31 @@ def read_release(store: Store, number: int | None = None) -> Release:
 
 
 def upload_blobs(
-    store: Store, files: Mapping[str, Path], on_blob: Callable[[Blob], None] | None = None
+    store: Store,
+    files: Mapping[str, Path],
+    on_blob: Callable[[Blob], None] | None = None,
+    *,
+    parent: Release | None = None,
+    read_back: bool = False,
 ) -> UploadCounts:
-    """Makes the store hold every file, by sha256, and checks that it does; what it holds already is not sent again.
+    """Makes the store hold every file, by sha256, and checks that it does.
 
-    `on_blob` is called once a blob is known to be there, from this thread. Raises StoreUnavailable where the store
-    keeps other bytes than were sent, and whatever the store raises; then nothing may be committed.
+    Not sent again is what `parent` lists, which no prune deletes, and what came within the last hour, as from a run
+    that was killed; a blob that merely lies there may be about to be pruned, and sending it anew keeps it. `read_back`
+    checks by reading every byte back even where the store keeps a checksum. `on_blob` is called once a blob is known to
+    be there, from this thread. Raises StoreUnavailable where the store keeps other bytes than were sent, and whatever
+    the store raises; then nothing may be committed.
     """
+    kept = parent.blobs().keys() if parent else set()
+    young_from = store.now() - YOUNG_S
+
+    def ensure(item: tuple[str, Path]) -> tuple[Blob, bool]:
+        sha256, path = item
+        return _ensure_blob(store, sha256, path, 0.0 if sha256 in kept else young_from, read_back)
+
     counts = {True: [0, 0], False: [0, 0]}
     with ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="upload") as pool:
-        for blob, was_sent in pool.map(lambda item: _ensure_blob(store, *item), files.items()):
+        for blob, was_sent in pool.map(ensure, files.items()):
             counts[was_sent][0] += 1
             counts[was_sent][1] += blob.size_bytes
             if on_blob is not None:
@@ -109,23 +125,36 @@ def hash_object(store: Store, key: str) -> str:
     return digest.hexdigest()
 
 
-def _ensure_blob(store: Store, sha256: str, path: Path) -> tuple[Blob, bool]:
-    """The blob, and whether it had to be sent."""
+def missing_blobs(store: Store, release: Release) -> list[str]:
+    """The digests of the release's blobs that the store doesn't hold in their size: none, unless something deletes."""
+    return [sha256 for sha256, blob in release.blobs().items() if _find(store, blob) is None]
+
+
+def _ensure_blob(store: Store, sha256: str, path: Path, reuse_from: float, read_back: bool) -> tuple[Blob, bool]:
+    """The blob, and whether it had to be sent; one that the store has stamped before `reuse_from` is sent anew."""
     blob, key = Blob(sha256=sha256, size_bytes=path.stat().st_size), blob_key(sha256)
-    if _holds(store, blob):
+    found = _find(store, blob)
+    if found and found.modified >= reuse_from and _holds(store, blob, read_back):
         return blob, False
-    if not store.upload(key, path, sha256=sha256) and not _holds(store, blob):
+    is_checked = store.upload(key, path, sha256=sha256)
+    if (read_back or not is_checked) and not _holds(store, blob, read_back):
         raise StoreUnavailable(f"{store.url}: expected {key} as it was sent, the store keeps other bytes")
     return blob, True
 
 
-def _holds(store: Store, blob: Blob) -> bool:
+def _holds(store: Store, blob: Blob, read_back: bool) -> bool:
     """Whether the store has the blob, by its own checksum where it keeps one, else by reading it back."""
-    key = blob_key(blob.sha256)
-    info = store.head(key)
-    if info is None or info.size_bytes != blob.size_bytes:
+    found = _find(store, blob)
+    if found is None:
         return False
-    return (info.sha256 or hash_object(store, key)) == blob.sha256
+    digest = None if read_back else found.sha256
+    return (digest or hash_object(store, found.key)) == blob.sha256
+
+
+def _find(store: Store, blob: Blob) -> ObjectInfo | None:
+    """What the store says of the blob, if it is there in its size."""
+    info = store.head(blob_key(blob.sha256))
+    return info if info and info.size_bytes == blob.size_bytes else None
 
 
 def _conflict(store: Store, release: Release, current: int | None) -> PublishConflict:

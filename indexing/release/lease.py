@@ -1,4 +1,4 @@
-"""One run at a time: a lease in the store, kept alive by a heartbeat. It saves work; releases are safe by the commit rule.
+"""One run at a time: a lease in the store, kept alive by a heartbeat. It saves work; the commit rule keeps the peace.
 
 `leases/N.json` is created only if absent, so of any number of contenders one gets N. The highest number is the lease;
 its owner writes it anew at every beat. It is free once it says so, or once the store's clock is `ttl_s` past the last
@@ -52,7 +52,7 @@ class Lease:
         started = time.monotonic()
         newest = _newest(self.store)
         if newest is not None and _number(newest) > self.number:
-            self._lost_to = _read(self.store, newest).get("owner", "another run")
+            self._lost_to = _owner(self.store, newest)
             self._ended.set()
             return
         self.store.put(_key(self.number), _body(self.owner, is_free=False))
@@ -91,7 +91,7 @@ def _acquire(store: Store, owner: str, wait: bool, ttl_s: float, poll_s: float) 
                 _forget_older(store, number)
                 return Lease(store, number, owner, ttl_s)
             continue
-        holder = _read(store, newest).get("owner", "another run")
+        holder = _owner(store, newest)
         if not wait:
             raise PublishConflict(
                 f"{store.url}: {holder} is running; wait for it, or set run.on_conflict: wait "
@@ -114,6 +114,10 @@ def _read(store: Store, info: ObjectInfo) -> dict[str, object]:
     except (ObjectNotFound, ValueError):
         return {}
     return body if isinstance(body, dict) else {}
+
+
+def _owner(store: Store, info: ObjectInfo) -> str:
+    return str(_read(store, info).get("owner", "another run"))
 
 
 def _newest(store: Store) -> ObjectInfo | None:

@@ -1,4 +1,7 @@
-"""The boto3 client: endpoint, addressing, time-outs, retries. Credentials come from the usual AWS chain only."""
+"""The client of boto3 (its core, botocore): endpoint, addressing, time-outs, retries.
+
+Credentials come from the usual AWS chain only: environment, files, roles.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.loaders import Loader
@@ -39,10 +41,7 @@ def parse_url(url: str) -> tuple[str, str]:
 
 def check_endpoint(endpoint: str | None) -> None:
     """Raises ConfigError unless `endpoint` is None or http(s)://host[:port] without a user name."""
-    if endpoint is None:
-        return
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+    if endpoint is not None and not re.fullmatch(r"https?://[^\s/@]+(/[^\s@]*)?", endpoint):
         raise ConfigError("expected the S3 endpoint as http(s)://host[:port], without a user name or key in it")
 
 
@@ -50,16 +49,15 @@ def make_client(url: str, settings: S3Settings) -> Any:
     """A client for the store at `url`, safe to share between threads. Contacts nothing."""
     with s3_errors(url):
         try:
-            core = botocore.session.get_session()
-            core.register_component("data_loader", _models())
-            session = boto3.session.Session(botocore_session=core)
+            session = botocore.session.get_session()
+            session.register_component("data_loader", _models())
             client = _new_client(session, settings, {})
             if _is_aws(client) or (client.meta.config.s3 or {}).get("addressing_style", "auto") != "auto":
                 return client
             # Other servers rarely have a host name for each bucket.
             return _new_client(session, settings, {"addressing_style": "path"})
         except ValueError as error:  # botocore's word for an endpoint that is no URL
-            raise ConfigError(f"expected http(s)://host[:port] as the S3 endpoint for {url}: {error}") from error
+            raise ConfigError(f"expected http(s)://host[:port] as the S3 endpoint for {url}") from error
 
 
 @cache
@@ -68,7 +66,7 @@ def _models() -> Loader:
     return botocore.session.get_session().get_component("data_loader")
 
 
-def _new_client(session: boto3.session.Session, settings: S3Settings, s3: dict[str, str]) -> Any:
+def _new_client(session: botocore.session.Session, settings: S3Settings, s3: dict[str, str]) -> Any:
     config = Config(
         retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
         connect_timeout=CONNECT_TIMEOUT_S,
@@ -78,7 +76,7 @@ def _new_client(session: boto3.session.Session, settings: S3Settings, s3: dict[s
         request_checksum_calculation="when_required",
         **({"s3": s3} if s3 else {}),
     )
-    return session.client("s3", endpoint_url=settings.endpoint, region_name=settings.region, config=config)
+    return session.create_client("s3", endpoint_url=settings.endpoint, region_name=settings.region, config=config)
 
 
 def _is_aws(client: Any) -> bool:

@@ -10,6 +10,7 @@ that reaches recall@10 of 0.95, ours through all of `OpenRelease.search`. The ot
 import argparse
 import importlib.util
 import json
+import logging
 import multiprocessing
 import os
 import statistics
@@ -31,6 +32,8 @@ from indexing.hnsw import IndexParams, build_index
 from indexing.metrics import recall_at_k
 from indexing.sharding import id_keys, range_of
 from indexing.store import open_store
+
+log = logging.getLogger(__name__)
 
 K = 10
 RECALL_TARGET = 0.95
@@ -61,6 +64,7 @@ def run(vectors: np.ndarray, num_queries: int = 2000, num_shards: int = 2, repea
         }
         for name, build in PEERS.items():
             if importlib.util.find_spec(name):
+                log.info("building %s", name)
                 started = time.perf_counter()
                 searches[name] = build(base, queries)
                 builds[name] = time.perf_counter() - started
@@ -84,7 +88,8 @@ def _build_in_turns(base: np.ndarray, files: list[Path], repeats: int) -> tuple[
     seconds: dict[str, list[float]] = {"nightcrate": [], "hnswlib": []}
     with ProcessPoolExecutor(CORES, multiprocessing.get_context("spawn")) as pool:
         list(pool.map(abs, range(4 * CORES)))  # the processes are there, as Ray's workers are
-        for _ in range(repeats):
+        for repeat in range(repeats):
+            log.info("building shards and plain hnswlib, %d of %d", repeat + 1, repeats)
             seconds["nightcrate"].append(_timed(lambda: _build_ours(pool, files)))
             plain = hnswlib.Index("ip", base.shape[1])
             plain.init_index(len(base), M=PARAMS.M, ef_construction=PARAMS.ef_construction, random_seed=PARAMS.seed)
@@ -127,6 +132,7 @@ def _search_plain(index: Any, queries: np.ndarray, ef: int) -> np.ndarray:
 
 def _search_in_turns(searches: dict[str, Search], truth: np.ndarray, repeats: int) -> dict[str, dict[str, float]]:
     """Queries per second of each, at its own smallest ef for the target."""
+    log.info("searching: %s", ", ".join(searches))
     efs = {name: _smallest_ef(search, truth) for name, search in searches.items()}
     seconds: dict[str, list[float]] = {name: [] for name in searches}
     for _ in range(3 * repeats):
@@ -143,8 +149,8 @@ def _search_in_turns(searches: dict[str, Search], truth: np.ndarray, repeats: in
 
 
 def _smallest_ef(search: Search, truth: np.ndarray) -> int:
-    """By bisection over 10 … 512."""
-    low, high = K, 512
+    """By bisection over 10 … 256."""
+    low, high = K, 256
     while low < high:
         middle = (low + high) // 2
         if recall_at_k(search(middle), truth) >= RECALL_TARGET:
@@ -215,6 +221,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     vectors = np.load(arguments.vectors).astype(np.float32)
     vectors = np.concatenate([vectors[: arguments.base], vectors[-arguments.queries :]])
     print(json.dumps(run(vectors, arguments.queries, arguments.shards, arguments.repeats), indent=1))

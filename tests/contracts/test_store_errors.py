@@ -126,6 +126,12 @@ def test_an_endpoint_is_checked(s3_environment: dict[str, str], endpoint: str) -
         open_store("s3://bucket", S3Settings(endpoint=endpoint)).get("a")
 
 
+def test_a_server_needs_no_host_name_for_each_bucket(s3_store_url: str, s3_server: SeaweedFS) -> None:
+    store = open_store(s3_store_url, S3Settings(endpoint=s3_server.endpoint.replace("127.0.0.1", "localhost")))
+    store.put("a", b"1")
+    assert store.get("a") == b"1"
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -133,6 +133,13 @@ def test_a_create_that_cannot_be_told_says_so(store: S3Store, proxy: FaultProxy)
     assert methods(proxy).count("PUT") == NUM_TRIES
 
 
+def test_a_create_that_is_not_allowed_says_so_at_once(store: S3Store, proxy: FaultProxy) -> None:
+    proxy.plan = always(is_method("PUT"), Fault(kind="answer", status=403, code="AccessDenied"))
+    with pytest.raises(StoreUnavailable, match=r"denied \(AccessDenied\)"):
+        store.create("a", b"writer 1")
+    assert methods(proxy) == ["PUT"]
+
+
 def test_a_create_that_stalls_while_another_wins_loses(store: S3Store, direct: Store, proxy: FaultProxy) -> None:
     arrived = threading.Event()
 

@@ -109,7 +109,7 @@ def test_a_module_outside_the_folder_is_refused(load: Load, folder: Path) -> Non
         ("2_Dense/config.json", {"use_residual": True}, "expected use_residual False, got True"),
         ("2_Dense/config.json", {"in_features": 16}, "expected 32 inputs, got 16"),
         ("2_Dense/config.json", {"out_features": 25}, "2_Dense/model.safetensors: expected the weights"),
-        ("config.json", {"model_type": "unheard-of"}, "architecture that transformers knows .* unheard-of"),
+        ("config.json", {"model_type": "unheard-of"}, "architecture that transformers knows .* type `unheard-of`"),
         ("config.json", {"model_type": "vit"}, "expected .* in .*model"),
         ("config.json", {"auto_map": {"AutoConfig": "x.Y"}, "model_type": "mine"}, "architecture .* knows"),
         ("sentence_bert_config.json", {"query_expansion": {"length": 32}}, "got query_expansion"),
@@ -142,7 +142,7 @@ def test_no_weight_is_ever_random(load: Load, folder: Path) -> None:
     for changed, words in (
         ({name: value for name, value in weights.items() if name != key}, f"missing: {key}"),
         (weights | {"encoder.layer.9.output.dense.weight": weights[key]}, r"unexpected: encoder\.layer\.9"),
-        (weights | {key: torch.zeros(3, 3)}, f"of another shape: {key}|{key}"),
+        (weights | {key: torch.zeros(3, 3)}, f"of another shape: {key}"),
     ):
         save_file({name: value.clone() for name, value in changed.items()}, folder / "model.safetensors")
         with refused(words):

@@ -36,7 +36,12 @@ GUARD = """
 exec 3<&0
 "$@" >"$0/log" 2>&1 3<&- &
 weed=$!
-(cat <&3 >/dev/null; kill -9 $weed; sleep 0.1; rm -rf $REMOVE) 2>/dev/null &
+(
+  cat <&3 >/dev/null
+  kill -9 $weed
+  n=0; until [ -e "$0/exited" ] || [ $n = 100 ]; do n=$((n + 1)); sleep 0.05; done
+  rm -rf $REMOVE
+) 2>/dev/null &
 wait $weed
 touch "$0/exited"
 wait
@@ -75,8 +80,8 @@ class SeaweedFS:
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "AWS_EC2_METADATA_DISABLED": "true",
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
         }
 
     def client(self) -> Any:

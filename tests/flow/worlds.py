@@ -1,0 +1,201 @@
+"""A small made-up catalogue, its configuration, and runs of nightcrate over it: what every flow test starts from."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from indexing.release.commit import read_release, release_numbers
+from indexing.release.manifest import Release
+from indexing.store import open_store
+from jobs.__main__ import main
+from jobs.config import load_config
+from jobs.nightly import Outcome, run
+from jobs.progress import Progress
+
+ROOT = Path(__file__).parents[2]
+SYLLABLES = [
+    a + b
+    for a in ["ba", "ce", "di", "fo", "gu", "ha", "ke", "li", "mo", "nu"]
+    for b in ["lark", "mint", "rose", "wave", "storm", "glow"]
+]
+NUM_TRACKS, NUM_SHOWS, NUM_EPISODES = 360, 40, 100
+NUM_SAME_TITLE = 24
+"""Tracks whose title, all of their text, is that of the first track."""
+
+
+def words(generator: np.random.Generator, count: int) -> str:
+    return " ".join(generator.choice(SYLLABLES, count))
+
+
+def make_rows(seed: int = 0) -> list[dict[str, Any]]:
+    """Good rows of all item types; `isrc` and `year` are columns beyond the contract."""
+    generator = np.random.default_rng(seed)
+    counts = {"track": NUM_TRACKS, "show": NUM_SHOWS, "episode": NUM_EPISODES}
+    rows = [
+        {
+            "item_id": f"{kind}-{number:03}",
+            "item_type": kind,
+            "title": words(generator, 5),
+            "creators": [words(generator, 2) for _ in range(number % 3)],
+            "description": words(generator, 25),
+            "isrc": f"XX-{kind}-{number}",
+            "year": 1960 + number % 60,
+        }
+        for kind, count in counts.items()
+        for number in range(count)
+    ]
+    for row in rows[1 : NUM_SAME_TITLE + 1]:
+        row["title"] = rows[0]["title"]
+    return rows
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=100)
+
+
+def make_config(folder: Path, model: Path) -> dict[str, Any]:
+    """Store, workspace and catalogue in `folder`; one encoder, so that a run costs one load of torch."""
+    return {
+        "name": "flow",
+        "store": f"file://{folder}/store",
+        "workspace": f"file://{folder}/workspace",
+        "catalogue": {
+            "path": f"{folder}/catalogue",
+            "collections": {"tracks": {"item_types": ["track"]}, "shows": {"item_types": ["show", "episode"]}},
+            "text": {"default": "{title} — {creators} — {description}", "track": "{title}"},
+        },
+        # Few texts a batch: encoding takes long enough that a kill falls into its midst.
+        "encoder": {"model": str(model), "max_tokens": 64, "batch_tokens": 64},
+        "index": {"rows_per_shard": 150, "M": 8, "ef_construction": 60},
+        "ray": {"encode_actors": 1},
+    }
+
+
+@dataclass(frozen=True)
+class Night:
+    """What one run has made, and how long each stage took; a stage that was skipped is not in `seconds`."""
+
+    outcome: Outcome
+    seconds: dict[str, float]
+
+    @property
+    def num_encoded(self) -> int:
+        return self.outcome.encoded.require_marker()["num_encoded"] if "encode" in self.seconds else 0
+
+    @property
+    def quarantined(self) -> dict[str, int]:
+        """Reason → number of rows."""
+        counts: dict[str, int] = self.outcome.prepared.require_marker()["quarantined"]
+        return counts
+
+    @property
+    def release(self) -> Release:
+        assert self.outcome.published is not None
+        return self.outcome.published.release
+
+
+@dataclass(frozen=True)
+class World:
+    """A folder with a catalogue and a configuration, and all that runs over it leave."""
+
+    folder: Path
+    config: dict[str, Any]
+
+    def write_config(self) -> Path:
+        path = self.folder / "config.yaml"
+        path.write_text(json.dumps(self.config))  # JSON is YAML too
+        return path
+
+    def changed(self, **sections: Any) -> "World":
+        """This world with keys of the configuration replaced, those of a section one by one."""
+        config = {
+            name: {**self.config.get(name, {}), **value} if isinstance(value, dict) else value
+            for name, value in sections.items()
+        }
+        return replace(self, config={**self.config, **config})
+
+    def copied(self, folder: Path) -> "World":
+        """The same files and settings in another folder."""
+        shutil.copytree(self.folder, folder)
+        config = json.loads(json.dumps(self.config).replace(str(self.folder), str(folder)))
+        return World(folder, config)
+
+    def run(self, last_stage: str = "nightly", *overrides: str) -> Night:
+        """Runs the stages in this process; raises what they raise."""
+        progress = Progress(Console(quiet=True))
+        outcome = run(load_config(str(self.write_config()), overrides), last_stage, progress)
+        return Night(outcome, progress.seconds)
+
+    def command(self, stage: str, *arguments: str) -> int:
+        """The exit code of `nightcrate STAGE -c CONFIG …`, run in this process."""
+        return main([stage, "-c", str(self.write_config()), *arguments])
+
+    def start(self, stage: str = "nightly", *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        """The same as a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "jobs", stage, "-c", str(self.write_config()), *arguments],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @property
+    def store_url(self) -> str:
+        return str(self.config["store"])
+
+    def releases(self) -> list[Release]:
+        store = open_store(self.store_url)
+        return [read_release(store, number) for number in release_numbers(store)]
+
+    def files(self) -> dict[str, tuple[int, int]]:
+        """Every file below the folder, with its size and time of change: equal before and after, nothing was written."""
+        found = [path for path in self.folder.rglob("*") if path.is_file() and path.name != "config.yaml"]
+        return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
+
+
+def shard_digests(release: Release) -> dict[str, tuple[str, str, str]]:
+    """collection/number → digests of index, items and metadata."""
+    return {
+        f"{collection.name}/{shard.number}": (shard.index.sha256, shard.items.sha256, shard.metadata.sha256)
+        for collection in release.collections
+        for shard in collection.shards
+    }
+
+
+def descendants(pid: int) -> set[int]:
+    """All processes below `pid`, by /proc."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+
+    def below(parent: int) -> Iterator[int]:
+        for child in (child for child, its_parent in parents.items() if its_parent == parent):
+            yield child
+            yield from below(child)
+
+    return set(below(pid))
+
+
+def is_running(pid: int) -> bool:
+    """False for a zombie too, which only waits for its parent to take note."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -1,0 +1,318 @@
+"""The catalogue contract: which columns and rows are taken, how an item reads as text, and its fingerprint."""
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from indexing.catalogue import (
+    CONTRACT,
+    FINGERPRINT_TYPE,
+    STRINGS,
+    conform_schema,
+    conform_table,
+    parse_templates,
+    render_texts,
+    row_fingerprints,
+    split_rows,
+)
+from indexing.errors import ConfigError, DataError
+
+GOOD = {"item_id": "t1", "item_type": "track", "title": "So What", "creators": ["Miles Davis"], "popularity": 0.5}
+NOT_UTF8 = b"caf\xe9"
+
+
+def conformed(table: pa.Table) -> pa.Table:
+    return conform_table(table, conform_schema(table.schema, "a.parquet"))
+
+
+def split(*rows: dict[str, object], **columns: pa.Array) -> tuple[pa.Table, pa.Table]:
+    """The rows laid over GOOD, whole columns laid over those, split into good and bad."""
+    table = pa.Table.from_pylist([{**GOOD, **row} for row in rows], schema=CONTRACT)
+    for name, column in columns.items():
+        position = table.schema.get_field_index(name)
+        table = table.append_column(name, column) if position < 0 else table.set_column(position, name, column)
+    return split_rows(conformed(table), ["track", "show"])
+
+
+def strings_of_bytes(values: list[bytes], type_: pa.DataType = pa.string()) -> pa.Array:
+    """A string column that may hold bytes which are no UTF-8, as careless writers make them."""
+    return pa.array(values, pa.large_binary() if pa.types.is_large_string(type_) else pa.binary()).view(type_)
+
+
+# --- columns ---
+
+
+@pytest.mark.parametrize("name", ["item_id", "item_type", "title"])
+def test_a_required_column_that_is_missing_is_named_with_its_file(name: str) -> None:
+    schema = pa.schema([field for field in CONTRACT if field.name != name])
+    with pytest.raises(DataError, match=rf"^a\.parquet: expected columns .*; {name} not found"):
+        conform_schema(schema, "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "actual"),
+    [
+        ("item_id", pa.int64()),
+        ("title", pa.binary()),
+        ("creators", pa.string()),
+        ("creators", pa.list_(pa.int32())),
+        ("genres", pa.struct([("name", pa.string())])),
+        ("popularity", pa.string()),
+        ("language", pa.bool_()),
+        ("title", pa.dictionary(pa.int32(), pa.int64())),
+    ],
+)
+def test_a_column_of_a_wrong_type_is_named_with_both_types(name: str, actual: pa.DataType) -> None:
+    table = pa.table({field.name: pa.nulls(1, actual if field.name == name else field.type) for field in CONTRACT})
+    expected = re.escape(f"a.parquet: expected column {name} as {CONTRACT.field(name).type}, got {actual}")
+    with pytest.raises(DataError, match=expected):
+        conformed(table)
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("title", pa.array(["So What"], pa.large_string())),
+        ("title", pa.array(["So What"], pa.string_view())),
+        ("title", pa.array(["So What"]).dictionary_encode()),
+        ("title", pa.array(["So What"], pa.large_string()).dictionary_encode()),
+        ("creators", pa.array([["Miles Davis"]], pa.large_list(pa.string()))),
+        ("creators", pa.array([["Miles Davis"]], pa.list_(pa.large_string()))),
+        ("creators", pa.array([["Miles Davis"]], pa.list_(pa.string_view()))),
+        ("popularity", pa.array([0.5], pa.float64())),
+        ("popularity", pa.array([3], pa.int16())),
+        ("description", pa.nulls(1)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(value.type),
+)
+def test_what_other_tools_write_for_a_string_a_list_or_a_number_is_taken(name: str, column: pa.Array) -> None:
+    good, bad = split({}, **{name: column})
+    assert (good.num_rows, bad.num_rows) == (1, 0)
+    assert good[name].type == CONTRACT.field(name).type
+    assert good[name].to_pylist() == column.to_pylist()
+
+
+def test_missing_optional_columns_are_null_and_columns_beyond_the_contract_are_carried_along() -> None:
+    table = pa.table({"year": [1959], "title": ["So What"], "item_id": ["t1"], "item_type": ["track"]})
+    good, _ = split_rows(conformed(table), ["track"])
+    assert good.column_names == [*CONTRACT.names, "year"]
+    assert good.to_pylist()[0] == dict.fromkeys(CONTRACT.names) | table.to_pylist()[0]
+
+
+# --- rows ---
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"item_id": None}, "item_id is null or blank"),
+        ({"item_id": ""}, "item_id is null or blank"),
+        ({"item_id": " \t\n\u3000"}, "item_id is null or blank"),
+        ({"item_type": None}, "item_type is null or blank"),
+        ({"item_type": " "}, "item_type is null or blank"),
+        ({"title": None}, "title is null or blank"),
+        ({"title": "\u2003"}, "title is null or blank"),
+        ({"item_type": "film"}, "item_type 'film' is in no collection"),
+        ({"item_type": "Track"}, "item_type 'Track' is in no collection"),
+    ],
+)
+def test_a_row_that_breaks_the_contract_goes_aside_with_its_reason(change: dict[str, object], reason: str) -> None:
+    good, bad = split({"item_id": "before"}, change, {"item_id": "behind"})
+    assert good["item_id"].to_pylist() == ["before", "behind"]
+    assert bad["reason"].to_pylist() == [reason]
+    assert bad.drop_columns("reason").to_pylist() == pa.Table.from_pylist([{**GOOD, **change}], CONTRACT).to_pylist()
+
+
+@pytest.mark.parametrize("name", ["item_id", "title", "description", "extra"])
+@pytest.mark.parametrize("type_", [pa.string(), pa.large_string()], ids=str)
+def test_a_string_that_is_not_utf8_costs_its_row_alone(name: str, type_: pa.DataType) -> None:
+    column = strings_of_bytes([b"track-a", NOT_UTF8, b"track-b"], type_)
+    good, bad = split({"item_id": "a"}, {"item_id": "b"}, {"item_id": "c"}, **{name: column})
+    assert good[name].to_pylist() == ["track-a", "track-b"]
+    assert bad["reason"].to_pylist() == ["a string is not valid UTF-8"]
+    bad.validate(full=True)  # so that quarantine Parquet can be read
+    bad.to_pylist()
+
+
+@pytest.mark.parametrize("name", ["creators", "extra"])
+def test_a_list_with_a_string_that_is_not_utf8_costs_its_row_alone(name: str) -> None:
+    values = strings_of_bytes([b"a", NOT_UTF8, b"b"])
+    column = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), values)
+    good, bad = split({}, {}, {}, **{name: column})
+    assert good[name].to_pylist() == [["a"], ["b"]]
+    assert bad["reason"].to_pylist() == ["a string is not valid UTF-8"]
+    bad.validate(full=True)
+
+
+def test_no_rows_split_into_no_rows() -> None:
+    good, bad = split_rows(conformed(CONTRACT.empty_table()), ["track"])
+    assert (good.num_rows, bad.num_rows) == (0, 0)
+    assert bad.column_names == [*CONTRACT.names, "reason"]
+
+
+# --- text ---
+
+VALUES = st.text(st.characters(categories=("L", "N")), min_size=1, max_size=8)
+LISTS = st.lists(st.one_of(st.none(), st.just(" "), VALUES), max_size=4)
+FIELDS = {"title": VALUES, "parent_title": VALUES, "description": VALUES, "creators": LISTS, "genres": LISTS}
+ROWS = st.fixed_dictionaries(
+    {
+        name: st.one_of(st.none(), st.just(" \t") if values is VALUES else st.just([]), values)
+        for name, values in FIELDS.items()
+    }
+)
+SEPARATORS = st.sampled_from([" — ", " | ", ", ", "; ", " · "])
+
+
+def render(template: str, *rows: dict[str, object]) -> list[str]:
+    schema = pa.schema([*CONTRACT, ("year", pa.int32())])
+    table = pa.Table.from_pylist([{**GOOD, "title": None, "creators": None, **row} for row in rows], schema=schema)
+    return render_texts(table, parse_templates({"default": template}, schema.names, ["track"])).to_pylist()
+
+
+def as_text(value: str | list[str | None] | None) -> str:
+    if isinstance(value, list):
+        return ", ".join(part for part in value if part and part.strip())
+    return (value or "").strip()
+
+
+@given(rows=st.lists(ROWS, min_size=1, max_size=5), separator=SEPARATORS, names=st.permutations(list(FIELDS)))
+def test_missing_fields_leave_no_separator(rows: list[dict[str, object]], separator: str, names: list[str]) -> None:
+    template = separator.join(f"{{{name}}}" for name in names)
+    expected = [separator.join(filter(None, (as_text(row[name]) for name in names))) for row in rows]
+    assert render(template, *rows) == expected
+
+
+@given(row=ROWS, separators=st.lists(SEPARATORS, min_size=4, max_size=4))
+def test_separators_never_lead_trail_or_meet(row: dict[str, object], separators: list[str]) -> None:
+    template = "".join(f"{{{name}}}{mark}" for name, mark in zip(FIELDS, [*separators, ""], strict=True))
+    row = {name: value[:1] if isinstance(value, list) else value for name, value in row.items()}  # no joined lists
+    (text,) = render(template, row)
+    assert text == text.strip(" —|,;·")
+    assert not re.search(r"[—|,;·]\s*[—|,;·]", text)
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "expected"),
+    [
+        ("{title} {description}", {"title": "a", "description": "b"}, "a b"),
+        ("{title} by {creators}", {"title": "a", "creators": ["b", "c"]}, "a by b, c"),
+        ("{title} by {creators}", {"title": "a", "creators": []}, "a"),
+        ("{title} by {creators}", {"title": "a", "creators": [None, " ", "b", ""]}, "a by b"),
+        ("Title: {title}, from {parent_title}", {"parent_title": "b"}, "b"),
+        ("“{title}”", {"title": "a"}, "“a”"),
+        ("“{title}”", {}, ""),
+        ("{title} ({year})", {"title": " a ", "year": 1959}, "a (1959)"),
+        ("{title} ({year})", {"title": "a"}, "a"),
+        ("{{{title}}}", {"title": "a"}, "{a}"),
+    ],
+)
+def test_a_template_reads(template: str, row: dict[str, object], expected: str) -> None:
+    assert render(template, row) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pa.array([1959]), "1959"),
+        (pa.array([True]), "true"),
+        (pa.array([["a", None, "b"]], pa.large_list(pa.large_string())), "a, b"),
+        (pa.array([["a", "b"]], pa.list_(pa.string(), 2)), "a, b"),
+        (pa.array([[3, 4]]), "3, 4"),
+        (pa.array(["a"]).dictionary_encode(), "a"),
+        (pa.nulls(1), ""),
+    ],
+    ids=lambda value: str(getattr(value, "type", value)),
+)
+def test_a_field_beyond_the_contract_reads_as_text_too(column: pa.Array, expected: str) -> None:
+    good, _ = split({}, extra=column)
+    templates = parse_templates({"default": "{extra}"}, good.column_names, ["track"])
+    assert render_texts(good, templates).to_pylist() == [expected]
+
+
+@pytest.mark.parametrize("column", [pa.array([{"a": 1}]), pa.array([[[1]]])], ids=lambda column: str(column.type))
+def test_a_field_that_cannot_be_text_is_refused_by_name(column: pa.Array) -> None:
+    good, _ = split({}, extra=column)
+    with pytest.raises(ConfigError, match="catalogue.text: field 'extra' cannot be text, it is"):
+        render_texts(good, parse_templates({"default": "{extra}"}, good.column_names, ["track"]))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        strings_of_bytes([b"a", NOT_UTF8, b"b"]).dictionary_encode(),
+        pa.StructArray.from_arrays([strings_of_bytes([b"a", NOT_UTF8, b"b"])], ["name"]),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_not_utf8_inside_any_type_costs_its_row_alone(column: pa.Array) -> None:
+    good, bad = split({}, {}, {}, extra=column)
+    assert (good.num_rows, bad["reason"].to_pylist()) == (2, ["a string is not valid UTF-8"])
+    bad.validate(full=True)
+
+
+def test_each_item_type_reads_by_its_own_template_and_the_rest_by_the_default() -> None:
+    rows = [{**GOOD, "item_type": kind, "description": "d"} for kind in ("show", "track", "album", "track")]
+    text = {"default": "{title}", "track": "{description}"}
+    templates = parse_templates(text, CONTRACT.names, ["track", "show", "album"])
+    assert render_texts(pa.Table.from_pylist(rows, CONTRACT), templates).to_pylist() == ["So What", "d", "So What", "d"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ({"default": "{titel}"}, "catalogue.text.default: the catalogue has no field 'titel'; did you mean 'title'?"),
+        (
+            {"default": "{title}", "show": "{zzz}"},
+            "catalogue.text.show: the catalogue has no field 'zzz'; fields are item_id,",
+        ),
+        (
+            {"default": "{title}", "trak": "{title}"},
+            "catalogue.text: 'trak' is no item type of any collection; they are show, track",
+        ),
+        ({"show": "{title}"}, "catalogue.text: no template for item type 'track' and no default"),
+        ({"default": "no field"}, "catalogue.text.default: expected at least one {field}, got 'no field'"),
+        ({"default": "{title"}, "catalogue.text.default: expected '}' before end of string in '{title'"),
+        ({"default": "{}"}, "catalogue.text.default: the catalogue has no field ''"),
+    ],
+)
+def test_a_template_that_cannot_work_is_refused_by_name(text: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse_templates(text, CONTRACT.names, ["track", "show"])
+
+
+# --- fingerprint ---
+
+
+def test_fingerprints_differ_by_text_and_by_encoder_and_by_nothing_else() -> None:
+    texts = pa.chunked_array([["a", "b"], ["a", "ab", ""]])
+    one, other = row_fingerprints(texts, "one"), row_fingerprints(texts, "other")
+    assert one.type == FINGERPRINT_TYPE
+    assert one[0] == one[2]
+    assert len(set(one.to_pylist()) | set(other.to_pylist())) == 8
+    assert row_fingerprints(texts, "one") == one
+
+
+def test_the_border_between_encoder_and_text_counts() -> None:
+    def fingerprint_of(text: str, encoder: str) -> bytes:
+        value: bytes = row_fingerprints(pa.chunked_array([[text]]), encoder)[0].as_py()
+        return value
+
+    assert fingerprint_of("bc", "a") != fingerprint_of("c", "ab")
+
+
+def test_fingerprints_are_the_same_for_ever() -> None:
+    value = row_fingerprints(pa.chunked_array([["So What — Miles Davis"]]), "0" * 32)[0].as_py()
+    assert value.hex() == "b72b917f3f6248ad831547ddd490f12f"
+
+
+def test_list_columns_are_read_whatever_slice_they_are() -> None:
+    table = pa.Table.from_pylist([{**GOOD, "creators": [str(number)]} for number in range(9)], schema=CONTRACT)
+    templates = parse_templates({"default": "{creators}"}, CONTRACT.names, ["track"])
+    assert render_texts(table.slice(3, 4), templates).to_pylist() == ["3", "4", "5", "6"]
+    assert CONTRACT.field("creators").type == STRINGS
+    assert np.all(np.array(render_texts(table, templates).to_pylist()) == np.arange(9).astype(str))
