@@ -4,11 +4,13 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from rich.console import Console
 
-from . import commands
+from . import commands, store_commands
 
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 BUG = 70
 INTERRUPTED = 130
 
@@ -56,6 +58,9 @@ def make_parser() -> argparse.ArgumentParser:
     add_search(subparsers)
     add_releases(subparsers)
     add_verify(subparsers)
+    add_rollback(subparsers)
+    add_pins(subparsers)
+    add_prune(subparsers)
     return parser
 
 
@@ -74,7 +79,7 @@ EXIT_CODES = """exit codes: 0 done, 2 wrong configuration or arguments, 3 bad in
 5 another run has published, 6 storage or cluster out of reach, 70 a bug"""
 
 
-def add_stage(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str) -> None:
+def add_stage(subparsers: Subparsers, name: str, text: str) -> None:
     parser = add_command(subparsers, name, text, epilog=EXIT_CODES)
     parser.add_argument("-c", "--config", required=True, metavar="FILE", help="YAML, such as configs/demo.yaml")
     parser.add_argument(
@@ -89,7 +94,7 @@ def add_stage(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
     parser.set_defaults(act=commands.run, stage=name)
 
 
-def add_search(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_search(subparsers: Subparsers) -> None:
     parser = add_command(subparsers, "search", "search a release, in words or with a file of queries")
     add_store(parser)
     parser.add_argument("query", nargs="?", metavar="QUERY", help="such as 'rainy sunday piano'")
@@ -101,21 +106,51 @@ def add_search(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--out", metavar="PARQUET", help="with --queries: query, rank from 1, item_id, score, collection"
     )
-    parser.set_defaults(act=commands.search)
+    parser.set_defaults(act=store_commands.search)
 
 
-def add_releases(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_releases(subparsers: Subparsers) -> None:
     parser = add_command(subparsers, "releases", "list the releases of a store")
     add_store(parser, with_release=False)
     parser.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
-    parser.set_defaults(act=commands.releases)
+    parser.set_defaults(act=store_commands.releases)
 
 
-def add_verify(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_verify(subparsers: Subparsers) -> None:
     text = "re-read every byte of a release, check every digest, load every shard"
     parser = add_command(subparsers, "verify", text)
     add_store(parser)
-    parser.set_defaults(act=commands.verify)
+    parser.set_defaults(act=store_commands.verify)
+
+
+def add_rollback(subparsers: Subparsers) -> None:
+    text = "verify an old release in full, then publish its content as the next release"
+    parser = add_command(subparsers, "rollback", text)
+    add_store(parser, with_release=False)
+    parser.add_argument("--to", type=int, required=True, metavar="N", help="the release to go back to")
+    parser.set_defaults(act=store_commands.rollback)
+
+
+def add_pins(subparsers: Subparsers) -> None:
+    for name, text, act in (
+        ("pin", "keep a release from being pruned", store_commands.pin_release),
+        ("unpin", "let a pinned release be pruned again", store_commands.unpin_release),
+    ):
+        parser = add_command(subparsers, name, text)
+        add_store(parser, with_release=False)
+        parser.add_argument("number", type=int, metavar="N", help="the number of the release")
+        parser.set_defaults(act=act)
+
+
+def add_prune(subparsers: Subparsers) -> None:
+    text = "delete blobs that no kept release lists; shows what would go unless --apply. Release files always stay"
+    parser = add_command(subparsers, "prune", text)
+    add_store(parser, with_release=False)
+    parser.add_argument("-c", "--config", metavar="FILE", help="take retention.keep_last and min_age from this file")
+    parser.add_argument("--keep-last", type=int, metavar="K", help="releases that are kept (default 7)")
+    parser.add_argument("--min-age", metavar="AGE", help="younger blobs and releases stay (default 24h; s, m, h or d)")
+    parser.add_argument("--apply", action="store_true", help="delete")
+    parser.set_defaults(act=store_commands.prune)
 
 
 def add_store(parser: argparse.ArgumentParser, with_release: bool = True) -> None:
@@ -128,9 +163,7 @@ def add_store(parser: argparse.ArgumentParser, with_release: bool = True) -> Non
         )
 
 
-def add_command(
-    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, epilog: str | None = None
-) -> argparse.ArgumentParser:
+def add_command(subparsers: Subparsers, name: str, text: str, epilog: str | None = None) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(name, help=text, description=text, epilog=epilog)
     parser.add_argument("--debug", action="store_true", help="show all logs and the traceback of an error")
     return parser

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from indexing.encoder import EncoderSettings
 from indexing.errors import ConfigError
@@ -176,7 +176,9 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
         config = OmegaConf.to_object(merged)
     except ConfigKeyError as error:
         raise ConfigError(f"{path}: {_unknown_key(str(error.full_key))}") from error
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{path}: expected a value for {error.full_key}, got none") from error
+    except (OmegaConfBaseException, OSError, ValueError, TypeError) as error:
         key = getattr(error, "full_key", None)
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(f"{path}: {f'{key}: ' if key else ''}{reason}") from error
@@ -247,17 +249,16 @@ def _check(config: Config) -> None:
         tokens,
     )
     expect(encoder.dim is None or encoder.dim >= 1, "encoder.dim", "null or at least 1", encoder.dim)
+    encoder.settings()  # checks device and dtype
     expect(index.rows_per_shard >= 1, "index.rows_per_shard", "at least 1", index.rows_per_shard)
     expect(2 <= index.M <= 128, "index.M", "2 to 128", index.M)
     expect(index.ef_construction >= index.M, "index.ef_construction", "at least index.M", index.ef_construction)
+    expect(index.seed >= 0, "index.seed", "0 or more", index.seed)
     expect(0 < index.recall_target <= 1, "index.recall_target", "above 0, at most 1", index.recall_target)
     expect(validation.num_samples >= 2, "validation.num_samples", "at least 2", validation.num_samples)
-    expect(
-        0 <= validation.min_self_match <= 1,
-        "validation.min_self_match",
-        "a share from 0 to 1",
-        validation.min_self_match,
-    )
+    for name in ("min_self_match", "min_shard_recall"):
+        share = getattr(validation, name)
+        expect(0 <= share <= 1, f"validation.{name}", "a share from 0 to 1", share)
     expect(validation.max_row_change >= 0, "validation.max_row_change", "0 or more", validation.max_row_change)
     expect(
         config.publish.verify in ("checksum", "download"),
@@ -271,6 +272,8 @@ def _check(config: Config) -> None:
     expect(config.ray.cpus_per_actor >= 1, "ray.cpus_per_actor", "at least 1", config.ray.cpus_per_actor)
     actors = config.ray.encode_actors
     expect(actors is None or actors >= 1, "ray.encode_actors", "null or at least 1", actors)
+    gpus = config.ray.gpus_per_actor
+    expect(gpus is None or gpus >= 0, "ray.gpus_per_actor", "null or 0 or more", gpus)
 
 
 def fingerprint(*values: Any) -> str:

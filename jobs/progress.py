@@ -56,7 +56,10 @@ class Progress:
     def stage(self, name: str, total: int) -> Iterator[Bar]:
         """A bar from 0 to `total` while the block runs. Raises ConfigError when the stage may not run."""
         if self.allowed is not None and name not in self.allowed:
-            raise ConfigError(f"{name} is not done for this catalogue and configuration: run it first, or nightly")
+            command = "encode" if name == "prepare" else name
+            raise ConfigError(
+                f"{name} is not done for this catalogue and configuration: run {command} first, or nightly"
+            )
         started = time.monotonic()
         if self.console.is_terminal:
             with self._bars() as bars:

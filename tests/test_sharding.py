@@ -1,5 +1,7 @@
 """Ranges of stable hashes: every key has exactly one, on every machine and for ever."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,7 +18,7 @@ def test_ranges_cover_every_key_once(total: int) -> None:
     ranges = [key_range(number, total) for number in range(total)]
     assert ranges[0].low == 0
     assert ranges[-1].high == KEY_SPACE - 1
-    assert all(before.high + 1 == after.low for before, after in zip(ranges, ranges[1:], strict=False))
+    assert all(before.high + 1 == after.low for before, after in pairwise(ranges))
 
 
 @given(TOTALS)

@@ -105,7 +105,7 @@ def check_clock(store: Store, now: float, times: Iterable[float]) -> None:
         )
 
 
-def apply_prune(store: Store, plan: PrunePlan, check: Callable[[], None], min_age_s: float) -> int:
+def apply_prune(store: Store, plan: PrunePlan, check: Callable[[], None]) -> int:
     """Deletes what the plan names and is still as it was planned; returns how many blobs went.
 
     `check` is called before each deletion and raises when this process may not go on (its lease is lost).

@@ -162,7 +162,7 @@ class World:
         return [read_release(store, number) for number in release_numbers(store)]
 
     def files(self) -> dict[str, tuple[int, int]]:
-        """Every file below the folder, with its size and time of change: equal before and after, nothing was written."""
+        """Every file below the folder with size and time of change: equal before and after, nothing was written."""
         found = [path for path in self.folder.rglob("*") if path.is_file() and path.name != "config.yaml"]
         return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
 
