@@ -39,21 +39,22 @@ def conform_schema(schema: pa.Schema, source: str, required: Sequence[str] = REQ
     if missing:
         raise DataError(f"{source}: expected columns {', '.join(required)}; {', '.join(missing)} not found")
     for field in CONTRACT:
-        if field.name in schema.names and not _converts(schema.field(field.name).type, field.type):
+        if field.name in schema.names and not converts(schema.field(field.name).type, field.type):
             raise DataError(
                 f"{source}: expected column {field.name} as {field.type}, got {schema.field(field.name).type}"
             )
     return pa.schema([*CONTRACT, *(field for field in schema if field.name not in CONTRACT.names)])
 
 
-def _converts(actual: pa.DataType, expected: pa.DataType) -> bool:
+def converts(actual: pa.DataType, expected: pa.DataType) -> bool:
+    """Whether a column of type `actual` can be cast to the contract's type `expected` without loss of meaning."""
     if pa.types.is_null(actual):
         return True
     if pa.types.is_dictionary(actual):
         actual = actual.value_type
     if pa.types.is_list(expected):
         is_list = pa.types.is_list(actual) or pa.types.is_large_list(actual) or pa.types.is_list_view(actual)
-        return is_list and _converts(actual.value_type, expected.value_type)
+        return is_list and converts(actual.value_type, expected.value_type)
     if pa.types.is_string(expected):
         return pa.types.is_string(actual) or pa.types.is_large_string(actual) or pa.types.is_string_view(actual)
     return pa.types.is_floating(actual) or pa.types.is_integer(actual)

@@ -22,6 +22,7 @@ from indexing.hnsw import search_index
 from indexing.release.commit import read_release
 from indexing.release.manifest import EncoderEntry, Release
 from indexing.release.shard import LoadedShard, load_shard
+from indexing.release.signing import check_signature, load_public_key
 from indexing.store import S3Settings, Store, open_store
 
 if TYPE_CHECKING:
@@ -37,14 +38,18 @@ def open_release(
     cache_dir: Path | None = None,
     s3: S3Settings | None = None,
     collections: Sequence[str] | None = None,
+    trusted_keys: Sequence[Path] = (),
 ) -> "OpenRelease":
     """Loads a release, the current one by default, and only the named collections of it, all by default.
 
-    Every file is checked against its digest before it is used. Raises ConfigError for no such store, release or
+    Every file is checked against its digest before it is used; with `trusted_keys`, Ed25519 public keys in PEM files, a
+    release that none of them has signed is refused. Raises ConfigError for no such store, release or
     collection, DamagedError for bytes that are not what the release says, StoreUnavailable.
     """
     store = open_store(url, s3)
     release = read_release(store, number)
+    if trusted_keys:
+        check_signature(release, [load_public_key(path) for path in trusted_keys], store.url)
     wanted = _choose(collections, [collection.name for collection in release.collections])
     cache = BlobCache(cache_dir or default_cache_folder())
     pairs = [(c, shard) for c in release.collections if c.name in wanted for shard in c.shards]

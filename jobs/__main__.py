@@ -128,6 +128,7 @@ def add_rollback(subparsers: Subparsers) -> None:
     parser = add_command(subparsers, "rollback", text)
     add_store(parser, with_release=False)
     parser.add_argument("--to", type=int, required=True, metavar="N", help="the release to go back to")
+    parser.add_argument("--signing-key", metavar="PEM", help="sign the new release with this private key")
     parser.set_defaults(act=store_commands.rollback)
 
 

@@ -101,6 +101,8 @@ class PublishConfig:
     """Publish a new release even when the current one holds the same already."""
     verify: str = "checksum"
     """checksum: trust the SHA-256 that the store itself has checked; download: read every uploaded blob back."""
+    signing_key: str | None = None
+    """File with an Ed25519 private key (PEM): releases are signed, and readers with the public key refuse others."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from indexing.encoder.layout import read_layout
 from indexing.release.commit import UploadCounts, commit_release, missing_blobs, upload_blobs
 from indexing.release.lease import Lease
 from indexing.release.manifest import Blob, Collection, EncoderEntry, EncoderFile, Release, Shard
+from indexing.release.signing import load_private_key, sign_release
 from indexing.store import Store, open_store
 
 from .config import Config, fingerprint
@@ -59,6 +60,8 @@ def publish(
     store = open_store(config.store, config.s3)
     report = json.dumps(validated.require_marker()["report"], sort_keys=True, indent=1).encode()
     release = make_release(config, prepared, built, validated, parent, report)
+    if config.publish.signing_key:
+        release = sign_release(release, load_private_key(Path(config.publish.signing_key)))
     if parent and not config.publish.always and same_content(release, parent):
         return Published(release=parent, is_new=False, uploads=NOTHING)
     uploads: list[UploadCounts] = []
@@ -158,6 +161,7 @@ def shard_entry(shard: BuiltShard) -> Shard:
 def same_content(release: Release, parent: Release) -> bool:
     """Whether both would serve the same; their numbers, times, writers and tools may differ."""
     identity = (
+        "signature",
         "number",
         "parent",
         "kind",

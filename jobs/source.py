@@ -1,5 +1,7 @@
 """Where rows come from: the catalogue's Parquet files, or those of ready-made vectors, cut into parts."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from indexing.catalogue import conform_schema
+from indexing.catalogue import conform_schema, converts
 from indexing.errors import ConfigError, DataError
 from indexing.release.commit import hash_object
 from indexing.store import S3Settings, Store, open_store
@@ -17,6 +19,10 @@ from .config import Config, fingerprint
 from .vectors import VECTOR, check_npy, require_types
 
 PART_ROWS = 65_536
+RESERVED = {"collection", "fingerprint", "fingerprint_key", "id_key", "reason", "text"} | {
+    f"source_{name}" for name in ("file", "part", "row")
+}
+"""What `prepare` adds to the rows."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Part:
     first_row: int
 
     def read(self) -> pa.Table:
-        with self.store.open(self.key) as file:
+        with self.store.open(self.key) as file, parquet_errors(self.store.describe(self.key)):
             return pq.ParquetFile(file).read_row_groups(range(self.first_row_group, self.end_row_group))
 
 
@@ -79,6 +85,8 @@ def source_path(config: Config) -> tuple[str, str]:
 
 
 def check_schema(config: Config, schema: pa.Schema, source: str) -> pa.Schema:
+    if taken := sorted(RESERVED.intersection(schema.names)):
+        raise DataError(f"{source}: the column {taken[0]} has a name that the stages need for their own; rename it")
     if not config.vectors.path:
         return conform_schema(schema, source)
     required = ["item_id"] if config.vectors.ids else ["item_id", VECTOR]
@@ -103,21 +111,28 @@ def list_parquet(path: str, s3: S3Settings | None, setting: str) -> tuple[Store,
     if path.endswith(".parquet"):
         folder, _, name = path.rpartition("/")
         store = open_store(folder or ".", s3)
-        keys = [name] if store.head(name) else []
-    else:
-        store = open_store(path, s3)
-        keys = [info.key for info in store.list("") if info.key.endswith(".parquet")]
+        if store.head(name):
+            return store, [name]
+    store = open_store(path, s3)  # a folder, whatever its name: Spark calls them a.parquet
+    keys = [info.key for info in store.list("") if info.key.endswith(".parquet")]
     if not keys:
         raise ConfigError(f"{setting}: expected a Parquet file or a folder of them, found none at {path}")
     return store, keys
 
 
 def read_footer(file: Any, source: str) -> tuple[pq.FileMetaData, pa.Schema]:
-    try:
+    with parquet_errors(source):
         parquet = pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{source}: expected a Parquet file; {error}") from error
-    return parquet.metadata, parquet.schema_arrow
+        return parquet.metadata, parquet.schema_arrow
+
+
+@contextmanager
+def parquet_errors(source: str) -> Iterator[None]:
+    """What Arrow raises over bytes that are no sound Parquet, an OSError among it, as DataError naming `source`."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{source}: expected a Parquet file; {str(error).strip().splitlines()[0]}") from error
 
 
 def content_digest(store: Store, key: str) -> str:
@@ -162,9 +177,10 @@ def read_queries(path: str, s3: S3Settings | None, setting: str) -> list[str]:
     for key in keys:
         with store.open(key) as file:
             _, schema = read_footer(file, store.describe(key))
-            if "query" not in schema.names or not pa.types.is_string(schema.field("query").type):
+            if "query" not in schema.names or not converts(schema.field("query").type, pa.string()):
                 raise DataError(f"{store.describe(key)}: expected a string column query, got {', '.join(schema.names)}")
-            column = pq.ParquetFile(file).read(columns=["query"])["query"]
+            with parquet_errors(store.describe(key)):
+                column = pq.ParquetFile(file).read(columns=["query"])["query"]
         texts.update(text for text in pc.unique(column).to_pylist() if text and text.strip())
     if not texts:
         raise DataError(f"{setting}: expected queries in {path}, got none that is not blank")

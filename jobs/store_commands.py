@@ -20,6 +20,7 @@ from indexing.release.lease import hold_lease
 from indexing.release.manifest import Release
 from indexing.release.retention import PrunePlan, apply_prune, pin, pinned_numbers, plan_prune, unpin
 from indexing.release.rollback import roll_back
+from indexing.release.signing import check_signature, load_private_key, load_public_key
 from indexing.release.verify import verify_release
 from indexing.store import open_store
 from indexing.store.preflight import preflight
@@ -50,7 +51,10 @@ def search(arguments: argparse.Namespace) -> None:
         arguments.out is None
     ):
         raise ConfigError("expected either QUERY, or --queries FILE and --out FILE")
-    release = open_release(arguments.store, number=arguments.release, collections=arguments.collection)
+    keys = [Path(path) for path in arguments.trusted_key or ()]
+    release = open_release(
+        arguments.store, number=arguments.release, collections=arguments.collection, trusted_keys=keys
+    )
     if arguments.queries:
         return search_file(release, arguments)
     table = Table("rank", "score", "collection", "title", "by", "item", box=None, header_style="bold")
@@ -127,6 +131,8 @@ def describe_release(release: Release, is_pinned: bool) -> dict[str, Any]:
 def verify(arguments: argparse.Namespace) -> None:
     store = open_store(arguments.store)
     release = read_release(store, arguments.release)
+    if arguments.trusted_key:
+        check_signature(release, [load_public_key(Path(path)) for path in arguments.trusted_key], store.url)
     progress = Progress(Console())
     with progress.stage("verify", release.size_bytes) as bar:
         report = verify_release(store, release, on_blob=lambda blob: bar.advance(blob.size_bytes))
@@ -139,10 +145,11 @@ def verify(arguments: argparse.Namespace) -> None:
 def rollback(arguments: argparse.Namespace) -> None:
     store = open_store(arguments.store)
     target = read_release(store, arguments.to)
+    key = load_private_key(Path(arguments.signing_key)) if arguments.signing_key else None
     preflight(store)
     progress = Progress(Console())
     with hold_lease(store, owner_name("rollback"), wait=False), progress.stage("verify", target.size_bytes) as bar:
-        release = roll_back(store, arguments.to, on_blob=lambda blob: bar.advance(blob.size_bytes))
+        release = roll_back(store, arguments.to, lambda blob: bar.advance(blob.size_bytes), signing_key=key)
     print(f"release {release.number} is current and serves what release {arguments.to} did: {store.url}")
 
 
@@ -181,9 +188,8 @@ def print_prune(plan: PrunePlan) -> None:
     for number, reason in plan.protected.items():
         print(f"release {number} keeps its blobs: {reason}")
     print(f"{plan.num_kept} blobs are listed by these; {plan.num_young} others are too young to go")
-    print(
-        f"to delete: {len(plan.doomed)} blobs, {plan.doomed_bytes / 1e6:,.1f} MB; {len(plan.orphans)} unfinished uploads"
-    )
+    print(f"to delete: {len(plan.doomed)} blobs, {plan.doomed_bytes / 1e6:,.1f} MB")
+    print(f"to abort: {len(plan.orphans)} unfinished uploads")
 
 
 def owner_name(command: str) -> str:

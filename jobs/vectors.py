@@ -23,11 +23,15 @@ VECTOR = "vector"
 def check_npy(store: Store, key: str, num_ids: int) -> None:
     """Raises DataError unless the .npy is a 2-d float array with a row for each id."""
     with store.open(key) as file:
-        shape, dtype, _ = read_npy_header(file, store.describe(key))
+        shape, dtype, offset = read_npy_header(file, store.describe(key))
+        size_bytes = file.seek(0, 2)
     if shape[0] != num_ids:
         raise DataError(f"{store.describe(key)}: expected {num_ids} rows, as vectors.ids has, got {shape[0]}")
     if dtype.itemsize > 8:
         raise DataError(f"{store.describe(key)}: expected float16, float32 or float64, got {dtype}")
+    expected_bytes = offset + shape[0] * shape[1] * dtype.itemsize
+    if size_bytes != expected_bytes:
+        raise DataError(f"{store.describe(key)}: expected {expected_bytes} bytes, as its header says, got {size_bytes}")
 
 
 def read_npy_header(file: Any, source: str) -> tuple[tuple[int, int], np.dtype, int]:
@@ -38,7 +42,7 @@ def read_npy_header(file: Any, source: str) -> tuple[tuple[int, int], np.dtype, 
         shape, is_fortran, dtype = read(file)
     except ValueError as error:
         raise DataError(f"{source}: expected a .npy file, got something else: {error}") from error
-    if len(shape) != 2 or dtype.kind != "f" or is_fortran or not dtype.isnative:
+    if len(shape) != 2 or not shape[1] or dtype.kind != "f" or is_fortran or not dtype.isnative:
         raise DataError(f"{source}: expected a float array (num_rows, dim) in C order, got {dtype} {shape}")
     return shape, dtype, file.tell()
 
@@ -68,7 +72,7 @@ def column_vectors(column: pa.ChunkedArray, source: str) -> np.ndarray:
     if not pc.all(pc.is_valid(array)).as_py() or not pa.types.is_floating(getattr(array.type, "value_type", pa.null())):
         raise DataError(f"{source}: expected column {VECTOR} as list<float> without nulls, got {array.type}")
     lengths = pc.unique(pc.list_value_length(array)).to_pylist()
-    if len(lengths) != 1:
+    if len(lengths) != 1 or not lengths[0]:
         raise DataError(f"{source}: expected vectors of one dimension, got {sorted(lengths)[:5]}")
     return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), lengths[0])
 
@@ -81,9 +85,9 @@ def vector_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
 def normalise(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(unit vectors as float32, or float16 where they came so; bool (num_rows,): which cannot be normalised)."""
     wide = vectors.astype(np.float32)
-    norms = np.linalg.norm(wide, axis=1, keepdims=True)
-    bad = ~(np.isfinite(norms) & (norms > 0))
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        norms = np.linalg.norm(wide, axis=1, keepdims=True)
+        bad = ~(np.isfinite(norms) & (norms > 0))
         unit = np.where(bad, 0, wide / norms)
     return unit.astype(np.float16 if vectors.dtype == np.float16 else np.float32), bad[:, 0]
 

@@ -19,8 +19,14 @@ MAX_DEPTH = 32
 
 
 def encode_canonical(value: Any) -> bytes:
-    """A dataclass as UTF-8 JSON: keys sorted, no spaces. DamagedError for NaN, infinite numbers, lone surrogates."""
+    """A dataclass as UTF-8 JSON: keys sorted, no spaces. DamagedError for NaN, infinite numbers, lone surrogates.
+
+    A field that defaults to None is left out while it is None, so that later fields don't change older files.
+    """
     plain = dataclasses.asdict(value)
+    for name in _optional_fields(type(value)):
+        if plain[name] is None:
+            del plain[name]
     try:
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     except ValueError as error:
@@ -69,11 +75,17 @@ def _decode(hint: Any, value: Any, path: str) -> Any:
 def _decode_object(kind: type, value: Any, path: str) -> Any:
     hints = _type_hints(kind)
     fields = _expect(dict, value, path)
-    for name in sorted(hints.keys() ^ fields.keys()):
+    for name in sorted((hints.keys() ^ fields.keys()) - (_optional_fields(kind) - fields.keys())):
         state = "missing" if name in hints else "unknown"
         raise DamagedError(f"{state} field {reprlib.repr(name)} in {path or 'the top level'}")
     dot = f"{path}." if path else ""
-    return kind(**{name: _decode(hint, fields[name], f"{dot}{name}") for name, hint in hints.items()})
+    return kind(**{name: _decode(hint, fields[name], f"{dot}{name}") for name, hint in hints.items() if name in fields})
+
+
+@functools.cache
+def _optional_fields(kind: type) -> frozenset[str]:
+    """Only of the outermost dataclass is None left out; nested ones have no such fields."""
+    return frozenset(field.name for field in dataclasses.fields(kind) if field.default is None)
 
 
 @functools.cache

@@ -72,6 +72,14 @@ class Collection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Signature:
+    key_id: str
+    """First 16 hex digits of the SHA-256 of the raw public key: which of several keys to try."""
+    ed25519: str
+    """128 hex digits."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Release:
     """One release file. Its number is its name: releases/%020d.json."""
 
@@ -100,6 +108,8 @@ class Release:
     report: Blob | None
     tools: dict[str, str]
     """Versions of what built it."""
+    signature: Signature | None = None
+    """By the publisher, over the canonical bytes of everything else."""
 
     @property
     def num_items(self) -> int:

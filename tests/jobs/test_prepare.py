@@ -1,0 +1,220 @@
+"""One part of the catalogue, checked: good rows with what the stages need, bad rows with a reason. No Ray."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from indexing.errors import ConfigError, DataError
+from indexing.sharding import id_keys
+from jobs.config import Config, load_config
+from jobs.prepare import check_part, part_settings
+from jobs.source import scan_source
+from jobs.vectors import VECTOR, vectors_of
+
+ENCODER = "0" * 32
+ROW = {"item_type": "track", "title": "So What"}
+
+
+def make_config(folder: Path, **changes: Any) -> Config:
+    content = {
+        "name": "n",
+        "store": f"file://{folder}/store",
+        "workspace": f"file://{folder}/workspace",
+        "catalogue": {
+            "path": f"{folder}/catalogue",
+            "collections": {"tracks": {"item_types": ["track"]}, "shows": {"item_types": ["show"]}},
+            "text": {"default": "{title} — {description}", "show": "{description}"},
+        },
+    }
+    (folder / "config.yaml").write_text(json.dumps(content | changes))
+    return load_config(str(folder / "config.yaml"))
+
+
+def check_texts(folder: Path, rows: list[dict[str, Any]]) -> tuple[pa.Table, pa.Table]:
+    (folder / "catalogue").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), folder / "catalogue" / "a.parquet", row_group_size=2)
+    config = make_config(folder)
+    source = scan_source(config)
+    return check_part(source.parts[0], part_settings(config, source, ENCODER))
+
+
+def test_good_rows_get_text_fingerprint_keys_and_collection(tmp_path: Path) -> None:
+    rows = [
+        {"item_id": "1", **ROW, "description": "d"},
+        {"item_id": "2", "item_type": "show", "title": "t", "description": "e"},
+    ]
+    good, bad = check_texts(tmp_path, rows)
+    assert good["text"].to_pylist() == ["So What — d", "e"]
+    assert good["collection"].to_pylist() == ["tracks", "shows"]
+    assert good["id_key"].to_pylist() == id_keys(["1", "2"]).tolist()
+    fingerprints = good["fingerprint"].to_pylist()
+    assert good["fingerprint_key"].to_pylist() == [int.from_bytes(value[:8], "big") for value in fingerprints]
+    assert bad.num_rows == 0
+
+
+def test_bad_rows_tell_reason_file_and_row(tmp_path: Path) -> None:
+    rows = [
+        {"item_id": "1", **ROW, "description": "d"},
+        {"item_id": None, **ROW, "description": None},
+        {"item_id": "3", "item_type": "show", "title": "t", "description": " "},
+        {"item_id": "4", "item_type": "film", "title": "t", "description": "d"},
+    ]
+    good, bad = check_texts(tmp_path, rows)
+    assert good["item_id"].to_pylist() == ["1"]
+    found = [(row["source_row"], row["item_id"], row["reason"], row["source_file"]) for row in bad.to_pylist()]
+    assert sorted(found) == [
+        (1, None, "item_id is null or blank", "a.parquet"),
+        (2, "3", "its text is empty", "a.parquet"),
+        (3, "4", "item_type 'film' is in no collection", "a.parquet"),
+    ]
+
+
+def test_a_part_may_be_bad_as_a_whole(tmp_path: Path) -> None:
+    good, bad = check_texts(
+        tmp_path, [{"item_id": str(number), "item_type": "track", "title": ""} for number in (1, 2)]
+    )
+    assert (good.num_rows, bad.num_rows) == (0, 2)
+    assert {"id_key", "fingerprint_key", "collection", "text"} <= set(good.column_names)
+
+
+# --- ready-made vectors ---
+
+
+def write_vectors(folder: Path, vectors: pa.Array, **columns: list[Any]) -> Config:
+    table = pa.table({"item_id": [f"{number}" for number in range(len(vectors))], VECTOR: vectors, **columns})
+    pq.write_table(table, folder / "vectors.parquet")
+    collections = {"collections": {"tracks": {"item_types": ["track"]}}}
+    return make_config(folder, catalogue=collections, vectors={"path": f"{folder}/vectors.parquet"})
+
+
+def check_vectors(config: Config) -> tuple[pa.Table, pa.Table]:
+    source = scan_source(config)
+    return check_part(source.parts[0], part_settings(config, source, None))
+
+
+def test_vectors_come_out_at_unit_norm_with_defaults_filled_in(tmp_path: Path) -> None:
+    good, bad = check_vectors(write_vectors(tmp_path, pa.array([[3.0, 4.0], [0.0, -2.0]])))
+    np.testing.assert_allclose(vectors_of(good), [[0.6, 0.8], [0, -1]])
+    assert good["title"].to_pylist() == ["0", "1"]
+    assert good["item_type"].to_pylist() == ["track", "track"]
+    assert VECTOR not in good.drop_columns(VECTOR).column_names
+    assert bad.num_rows == 0
+
+
+def test_equal_vectors_have_equal_fingerprints(tmp_path: Path) -> None:
+    good, _ = check_vectors(write_vectors(tmp_path, pa.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])))
+    one, same, other = good["fingerprint"].to_pylist()
+    assert one == same != other
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf"), 1e38, None])
+def test_vectors_that_cannot_be_normalised_go_aside(tmp_path: Path, value: float | None) -> None:
+    vectors = pa.array([[1.0, 0.0], [value, value], [0.0, 1.0]], pa.list_(pa.float64()))
+    good, bad = check_vectors(write_vectors(tmp_path, vectors))
+    assert good["item_id"].to_pylist() == ["0", "2"]
+    assert [(row["item_id"], row["reason"]) for row in bad.to_pylist()] == [("1", "its vector is zero or not finite")]
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [pa.list_(pa.float16()), pa.list_(pa.float32(), 2), pa.large_list(pa.float64()), pa.list_(pa.float16(), 2)],
+    ids=str,
+)
+def test_vectors_are_lists_of_any_kind_of_float(tmp_path: Path, type_: pa.DataType) -> None:
+    good, _ = check_vectors(write_vectors(tmp_path, pa.array(list(np.eye(2, dtype=np.float16)), type_)))
+    np.testing.assert_array_equal(vectors_of(good), np.eye(2))
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (pa.array([[1.0], None]), "expected column vector as list<float> without nulls, got list<element: double>"),
+        (pa.array([[1, 2], [3, 4]]), "expected column vector as list<float> without nulls, got list<element: int64>"),
+        (pa.array(["a", "b"]), "expected column vector as list<float> without nulls, got string"),
+        (pa.array([[1.0, 2.0], [3.0]]), r"expected vectors of one dimension, got \[1, 2\]"),
+        (pa.array([[], []], pa.list_(pa.float32())), r"expected vectors of one dimension, got \[0\]"),
+    ],
+)
+def test_a_column_that_holds_no_vectors_is_refused_by_file(tmp_path: Path, vectors: pa.Array, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        check_vectors(write_vectors(tmp_path, vectors))
+    assert "vectors.parquet" in str(caught.value)
+
+
+def test_several_item_types_need_a_column_of_them(tmp_path: Path) -> None:
+    config = write_vectors(tmp_path, pa.array([[1.0, 0.0]]))
+    collections = {"tracks": {"item_types": ["track"]}, "shows": {"item_types": ["show"]}}
+    config = make_config(tmp_path, catalogue={"collections": collections}, vectors={"path": config.vectors.path})
+    with pytest.raises(ConfigError, match=r"no column item_type, .* must have one item type, got show, track"):
+        scan_source(config)
+
+
+def npy_config(folder: Path, vectors: np.ndarray, ids: list[str] | None = None, **options: Any) -> Config:
+    np.save(folder / "v.npy", vectors, **options)
+    pq.write_table(
+        pa.table({"item_id": ids or [str(n) for n in range(len(vectors))]}), folder / "ids.parquet", row_group_size=3
+    )
+    return make_config(
+        folder,
+        catalogue={"collections": {"tracks": {"item_types": ["track"]}}},
+        vectors={"path": f"{folder}/v.npy", "ids": f"{folder}/ids.parquet"},
+    )
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
+def test_rows_of_an_npy_belong_to_the_ids_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    monkeypatch.setattr("jobs.source.PART_ROWS", 3)
+    vectors = np.random.default_rng(0).normal(size=(8, 4)).astype(dtype)
+    config = npy_config(tmp_path, vectors)
+    source = scan_source(config)
+    assert len(source.parts) == 3
+    tables = [check_part(part, part_settings(config, source, None))[0] for part in source.parts]
+    expected = vectors.astype(np.float32) / np.linalg.norm(vectors.astype(np.float32), axis=1, keepdims=True)
+    np.testing.assert_allclose(np.concatenate([vectors_of(table) for table in tables]), expected, atol=1e-3)
+    assert [item_id for table in tables for item_id in table["item_id"].to_pylist()] == list("01234567")
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (np.ones((2, 4), np.int32), r"expected a float array \(num_rows, dim\) in C order, got int32"),
+        (np.ones(4, np.float32), r"expected a float array \(num_rows, dim\) in C order, got float32 \(4,\)"),
+        (np.ones((2, 4), np.float32, order="F"), r"expected a float array \(num_rows, dim\) in C order"),
+        (np.ones((2, 4), ">f4"), r"expected a float array \(num_rows, dim\) in C order"),
+        (np.ones((2, 4), np.longdouble), "expected float16, float32 or float64"),
+        (np.ones((3, 4), np.float32), "expected 2 rows, as vectors.ids has, got 3"),
+        (np.ones((2, 0), np.float32), "expected a float array"),
+    ],
+)
+def test_an_npy_that_does_not_fit_is_refused(tmp_path: Path, vectors: np.ndarray, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        scan_source(npy_config(tmp_path, vectors, ids=["a", "b"]))
+    assert "v.npy" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK\x03\x04 an npz is a zip", b"\x80\x04K\x01."])
+def test_a_file_that_is_no_npy_is_refused(tmp_path: Path, content: bytes) -> None:
+    config = npy_config(tmp_path, np.ones((2, 4), np.float32))
+    (tmp_path / "v.npy").write_bytes(content)
+    with pytest.raises(DataError, match=r"v\.npy: expected a \.npy file") as caught:
+        scan_source(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_npy_of_objects_is_never_unpickled(tmp_path: Path) -> None:
+    config = npy_config(tmp_path, np.array([[{}], [{}]], dtype=object))
+    with pytest.raises(DataError, match="expected a float array"):
+        scan_source(config)
+
+
+def test_an_npy_cut_short_is_refused(tmp_path: Path) -> None:
+    config = npy_config(tmp_path, np.ones((200, 4), np.float32))
+    data = (tmp_path / "v.npy").read_bytes()
+    (tmp_path / "v.npy").write_bytes(data[:-8])
+    with pytest.raises(DataError, match=r"v\.npy: expected 3328 bytes, as its header says, got 3320"):
+        scan_source(config)

@@ -1,0 +1,226 @@
+"""Where rows come from: which files are read, how they are cut, and when the fingerprint changes."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import jobs.source
+from indexing.errors import ConfigError, DataError
+from indexing.store import open_store
+from jobs.config import Config, load_config
+from jobs.source import Part, Source, read_queries, scan_source, split_file
+
+
+def rows(*item_ids: str, **columns: list[Any]) -> pa.Table:
+    count = len(item_ids)
+    return pa.table({"item_id": list(item_ids), "item_type": ["track"] * count, "title": ["t"] * count, **columns})
+
+
+def write(folder: Path, **tables: pa.Table) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        pq.write_table(table, folder / f"{name}.parquet")
+
+
+def config_of(path: Path, **changes: Any) -> Config:
+    content = {
+        "name": "n",
+        "store": f"file://{path.parent}/store",
+        "workspace": f"file://{path.parent}/workspace",
+        "catalogue": {"path": str(path), "collections": {"tracks": {"item_types": ["track"]}}},
+    }
+    file = path.parent / "config.yaml"
+    file.write_text(json.dumps({**content, **changes}))
+    return load_config(str(file))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "catalogue"
+
+
+def scan(path: Path, **changes: Any) -> Source:
+    return scan_source(config_of(path, **changes))
+
+
+def test_a_folder_is_read_in_order_of_names_and_with_its_sub_folders(folder: Path) -> None:
+    write(folder, b=rows("3"), a=rows("1", "2"))
+    write(folder / "sub", c=rows("4"))
+    (folder / "README.md").write_text("not Parquet")
+    source = scan(folder)
+    assert [part.read()["item_id"].to_pylist() for part in source.parts] == [["1", "2"], ["3"], ["4"]]
+    assert [part.number for part in source.parts] == [0, 1, 2]
+    assert source.num_rows == 4
+
+
+def test_a_folder_may_be_called_like_a_file(tmp_path: Path) -> None:
+    write(tmp_path / "all.parquet", part=rows("1"))
+    assert scan(tmp_path / "all.parquet").parts[0].read()["item_id"].to_pylist() == ["1"]
+
+
+def test_one_file_is_read_alone(folder: Path) -> None:
+    write(folder, a=rows("1"), b=rows("2"))
+    assert scan(folder / "b.parquet").parts[0].read()["item_id"].to_pylist() == ["2"]
+
+
+def test_a_catalogue_in_any_store_is_read(store_url: str, tmp_path: Path) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows("1", "2"), sink)
+    open_store(store_url).put("catalogue/a.parquet", sink.getvalue().to_pybytes())
+    config = config_of(tmp_path / "x", catalogue={"path": f"{store_url}/catalogue", **COLLECTIONS})
+    (part,) = scan_source(config).parts
+    assert part.read()["item_id"].to_pylist() == ["1", "2"]
+
+
+COLLECTIONS = {"collections": {"tracks": {"item_types": ["track"]}}}
+
+
+def test_files_are_cut_between_row_groups_into_parts_of_bounded_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.source, "PART_ROWS", 250)
+    path = tmp_path / "a.parquet"
+    pq.write_table(rows(*map(str, range(1000))), path, row_group_size=100)
+    store, metadata = open_store(str(tmp_path)), pq.read_metadata(path)
+    parts = split_file(store, "a.parquet", metadata, first_number=5)
+    assert [part.number for part in parts] == [5, 6, 7, 8, 9]
+    assert [part.first_row for part in parts] == [0, 200, 400, 600, 800]
+    assert [value for part in parts for value in part.read()["item_id"].to_pylist()] == list(map(str, range(1000)))
+
+
+def test_a_row_group_larger_than_a_part_is_a_part_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs.source, "PART_ROWS", 100)
+    path = tmp_path / "a.parquet"
+    pq.write_table(rows(*map(str, range(300))), path, row_group_size=300)
+    parts: list[Part] = split_file(open_store(str(tmp_path)), "a.parquet", pq.read_metadata(path), first_number=0)
+    assert [part.read().num_rows for part in parts] == [300]
+
+
+def test_files_with_different_columns_are_read_as_one_schema(folder: Path) -> None:
+    write(folder, a=rows("1", year=[1959]), b=rows("2", label=["Blue Note"]), c=rows("3"))
+    schema = scan(folder).schema
+    assert schema.names[-2:] == ["year", "label"]
+    assert schema.field("year").type == pa.int64()
+
+
+def test_a_column_with_two_types_is_refused_naming_both_files(folder: Path) -> None:
+    write(folder, a=rows("1", year=[1959]), b=rows("2", year=["1959"]))
+    with pytest.raises(DataError, match=r"b\.parquet: a column has another type than in a\.parquet: .*year"):
+        scan(folder)
+
+
+def test_the_fingerprint_follows_names_and_content_alone(folder: Path, tmp_path: Path) -> None:
+    write(folder, a=rows("1"), b=rows("2"))
+    first = scan(folder).fingerprint
+    write(tmp_path / "copy", a=rows("1"), b=rows("2"))
+    assert scan(tmp_path / "copy").fingerprint == first
+    write(folder, b=rows("3"))
+    changed = scan(folder).fingerprint
+    (folder / "b.parquet").rename(folder / "c.parquet")
+    assert len({first, changed, scan(folder).fingerprint}) == 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "collection",
+        "fingerprint",
+        "fingerprint_key",
+        "id_key",
+        "reason",
+        "source_file",
+        "source_part",
+        "source_row",
+        "text",
+    ],
+)
+def test_a_column_that_the_stages_would_overwrite_is_refused_by_name(folder: Path, name: str) -> None:
+    write(folder, a=rows("1", **{name: ["x"]}))
+    with pytest.raises(DataError, match=rf"a\.parquet: the column {name} has a name .* rename it"):
+        scan(folder)
+
+
+# --- what is not there, or no Parquet ---
+
+
+@pytest.mark.parametrize("name", ["nothing", "nothing.parquet", "nothing/deeper"])
+def test_a_catalogue_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(ConfigError, match=re.escape(f"found none at {path}")) as caught:
+        scan_source(config_of(tmp_path / "x", catalogue={"path": str(path), **COLLECTIONS}))
+    assert str(caught.value).startswith("catalogue.path: expected a Parquet file or a folder of them")
+    assert not path.exists()
+
+
+def test_a_folder_without_parquet_is_named(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "a.csv").write_text("item_id")
+    with pytest.raises(ConfigError, match="expected a Parquet file or a folder of them"):
+        scan(folder)
+
+
+def test_files_without_rows_are_an_empty_catalogue(folder: Path) -> None:
+    write(folder, a=rows(), b=rows())
+    with pytest.raises(DataError, match=re.escape(f"catalogue.path: expected rows at {folder}, got none in 2 files")):
+        scan(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all", b"PAR1" + b"\0" * 100 + b"PAR1"])
+def test_a_file_that_is_no_parquet_is_named(folder: Path, content: bytes) -> None:
+    folder.mkdir()
+    (folder / "a.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.parquet: expected a Parquet file") as caught:
+        scan(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_parquet_whose_data_is_damaged_is_named(folder: Path) -> None:
+    write(folder, a=rows(*map(str, range(1000))))
+    data = bytearray((folder / "a.parquet").read_bytes())
+    data[4:400] = b"\xff" * 396
+    (folder / "a.parquet").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.parquet"):
+        scan(folder).parts[0].read()
+
+
+# --- queries ---
+
+
+def test_queries_are_the_distinct_ones_that_are_not_blank(folder: Path) -> None:
+    write(folder, a=pa.table({"query": ["b", "a", None, " ", ""]}), b=pa.table({"query": ["b", "c"], "other": [1, 2]}))
+    assert read_queries(str(folder), None, "--queries") == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["a"], pa.large_string()),
+        pa.array(["a"], pa.string_view()),
+        pa.array(["a"]).dictionary_encode(),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_queries_are_strings_of_any_kind(folder: Path, column: pa.Array) -> None:
+    write(folder, a=pa.table({"query": column}))
+    assert read_queries(str(folder), None, "--queries") == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pa.table({"text": ["a"]}), "expected a string column query, got text"),
+        (pa.table({"query": np.arange(3)}), "expected a string column query, got query"),
+        (pa.table({"query": [" ", None]}), "expected queries in"),
+        (pa.table({"query": pa.array([], pa.string())}), "expected queries in"),
+    ],
+)
+def test_queries_that_are_none_are_refused(folder: Path, table: pa.Table, message: str) -> None:
+    write(folder, a=table)
+    with pytest.raises(DataError, match=message):
+        read_queries(str(folder), None, "--queries")
