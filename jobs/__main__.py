@@ -4,13 +4,14 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from rich.console import Console
 
 from . import commands, store_commands
 
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
+WRONG_ARGUMENTS = 2
 BUG = 70
 INTERRUPTED = 130
 
@@ -49,8 +50,14 @@ def set_up_logging(is_debug: bool) -> None:
         logging.getLogger(name).setLevel(logging.DEBUG if is_debug else logging.INFO)
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as for every other error; argparse prints the usage before it."""
+        sys.exit(fail(argparse.Namespace(debug=False), f"{message}; see {self.prog} --help", WRONG_ARGUMENTS))
+
+
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nightcrate", description=__doc__.split(":")[0] + ": " + DESCRIPTION)
+    parser = Parser(prog="nightcrate", description=__doc__.split(":")[0] + ": " + DESCRIPTION)
     parser.set_defaults(debug=False)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, text in STAGES.items():
@@ -159,8 +166,12 @@ def add_store(parser: argparse.ArgumentParser, with_release: bool = True) -> Non
         "store", metavar="STORE", help="file://./folder or s3://bucket/prefix (endpoint: AWS_ENDPOINT_URL_S3)"
     )
     if with_release:
+        parser.add_argument("--release", type=int, metavar="N", help="the number of a release (default: the current)")
         parser.add_argument(
-            "--release", type=int, metavar="N", help="the number of a release (default: the current one)"
+            "--trusted-key",
+            action="append",
+            metavar="PEM",
+            help="refuse a release that this Ed25519 public key did not sign; may be repeated",
         )
 
 

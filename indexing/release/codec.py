@@ -82,7 +82,6 @@ def _decode_object(kind: type, value: Any, path: str) -> Any:
     return kind(**{name: _decode(hint, fields[name], f"{dot}{name}") for name, hint in hints.items() if name in fields})
 
 
-@functools.cache
 def _optional_fields(kind: type) -> frozenset[str]:
     """Only of the outermost dataclass is None left out; nested ones have no such fields."""
     return frozenset(field.name for field in dataclasses.fields(kind) if field.default is None)

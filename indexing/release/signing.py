@@ -1,14 +1,14 @@
 """Signed releases: Ed25519 (RFC 8032) over the canonical bytes of a release file without its signature.
 
 The digests in the file carry the signature over to every blob. Keys are PEM files, as `openssl genpkey -algorithm
-ed25519` makes them. To change keys: give readers both public keys, publish with the new private key, then take the old one away.
+ed25519` makes them. To change keys: give readers both public keys, publish with the new private key, then take the old
+one away.
 """
 
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -18,27 +18,28 @@ from indexing.errors import ConfigError, DamagedError
 from indexing.release.codec import encode_canonical
 from indexing.release.manifest import Release, Signature
 
-Key = TypeVar("Key", Ed25519PrivateKey, Ed25519PublicKey)
-
 
 def load_private_key(path: Path) -> Ed25519PrivateKey:
     """Raises ConfigError when the file is no unencrypted Ed25519 private key in PEM."""
-    return _load(path, Ed25519PrivateKey, lambda data: load_pem_private_key(data, password=None))
+    key = _parse(path, lambda data: load_pem_private_key(data, password=None))
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigError(f"expected an Ed25519 private key in {path}, got {type(key).__name__}")
+    return key
 
 
 def load_public_key(path: Path) -> Ed25519PublicKey:
     """Raises ConfigError when the file is no Ed25519 public key in PEM."""
-    return _load(path, Ed25519PublicKey, load_pem_public_key)
-
-
-def _load(path: Path, kind: type[Key], parse: Callable[[bytes], object]) -> Key:
-    try:
-        key = parse(path.read_bytes())
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"expected an {kind.__name__} in PEM in {path}, got {type(error).__name__}") from error
-    if not isinstance(key, kind):
-        raise ConfigError(f"expected an {kind.__name__} in {path}, got {type(key).__name__}")
+    key = _parse(path, load_pem_public_key)
+    if not isinstance(key, Ed25519PublicKey):
+        raise ConfigError(f"expected an Ed25519 public key in {path}, got {type(key).__name__}")
     return key
+
+
+def _parse(path: Path, parse: Callable[[bytes], object]) -> object:
+    try:
+        return parse(path.read_bytes())
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"expected an Ed25519 key in PEM in {path}, got none: {type(error).__name__}") from error
 
 
 def sign_release(release: Release, key: Ed25519PrivateKey) -> Release:

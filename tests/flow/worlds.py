@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
+from support.tiny_release import ReleaseMaker
 
+from indexing.encoder import EncoderSettings, encoder_files, load_encoder
 from indexing.release.commit import read_release, release_numbers
 from indexing.release.manifest import Release
 from indexing.store import open_store
@@ -81,6 +83,23 @@ def make_config(folder: Path, model: Path) -> dict[str, Any]:
         "index": {"rows_per_shard": 150, "M": 8, "ef_construction": 60},
         "ray": {"encode_actors": 1},
     }
+
+
+def publish_without_ray(folder: Path, model: Path, num_releases: int = 2) -> str:
+    """A store with releases of 40 tracks and 12 shows, whose ids are their texts, by the encoder `model`; its URL."""
+    generator = np.random.default_rng(1)
+    texts = [words(generator, 4) for _ in range(52)]
+    vectors = load_encoder(model, EncoderSettings(model=str(model), device="cpu")).encode(texts)
+    maker, store = ReleaseMaker(folder), open_store(f"file://{folder}/store")
+    collections = (
+        maker.collection("tracks", texts[:40], vectors[:40], num_shards=2),
+        maker.collection("shows", texts[40:], vectors[40:]),
+    )
+    figures = {"tracks": {"items": {"recall_at_10": 0.97125}}, "shows": {"items": {"recall_at_10": 1.0}}}
+    encoder = maker.encoder(model, encoder_files(model), vectors.shape[1])
+    for _ in range(num_releases):
+        maker.publish(store, *collections, encoder=encoder, dim=vectors.shape[1], validation=figures)
+    return store.url
 
 
 @dataclass(frozen=True)
