@@ -2,7 +2,10 @@
 
 import hashlib
 import os
+import time
 import uuid
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from indexing.errors import DamagedError, ObjectNotFound, StoreUnavailable
@@ -10,6 +13,7 @@ from indexing.release.manifest import Blob, blob_key
 from indexing.store import Store
 
 _FileState = tuple[int, int, int]
+GRACE_S = 600.0
 
 
 class BlobCache:
@@ -30,7 +34,28 @@ class BlobCache:
         path = self.folder / blob.sha256[:2] / blob.sha256
         if not self._is_sound(path, blob):
             self._download(store, blob, path)
+        with suppress(OSError):  # a folder that others own can be read, only not stamped
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         return path
+
+    def trim(self, max_bytes: int) -> None:
+        """Removes the copies fetched longest ago until at most `max_bytes` are left, and what killed downloads left.
+
+        Those of the last `GRACE_S` seconds stay whatever their size: some process may be about to load them.
+        """
+        now, total = time.time(), 0
+        entries = sorted(self._entries(), key=lambda entry: entry[0], reverse=True)
+        for fetched, size_bytes, path in entries:
+            total += size_bytes
+            if now - fetched > GRACE_S and (total > max_bytes or path.suffix == ".tmp"):
+                path.unlink(missing_ok=True)
+
+    def _entries(self) -> Iterator[tuple[float, int, Path]]:
+        """(when it was last fetched, size in bytes, path) of every file in the cache."""
+        for path in self.folder.glob("[0-9a-f][0-9a-f]/*"):
+            with suppress(FileNotFoundError):  # another process trims too
+                status = path.stat()
+                yield status.st_atime, status.st_size, path
 
     def _is_sound(self, path: Path, blob: Blob) -> bool:
         try:

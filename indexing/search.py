@@ -39,12 +39,14 @@ def open_release(
     s3: S3Settings | None = None,
     collections: Sequence[str] | None = None,
     trusted_keys: Sequence[Path] = (),
+    cache_bytes: int = 50 << 30,
 ) -> "OpenRelease":
     """Loads a release, the current one by default, and only the named collections of it, all by default.
 
     Every file is checked against its digest before it is used; with `trusted_keys`, Ed25519 public keys in PEM files, a
-    release that none of them has signed is refused. Raises ConfigError for no such store, release or
-    collection, DamagedError for bytes that are not what the release says, StoreUnavailable.
+    release that none of them has signed is refused. `cache_dir` keeps at most `cache_bytes` of files, the latest used.
+    Raises ConfigError for no such store, release or collection, DamagedError for bytes that are not what the release
+    says, StoreUnavailable.
     """
     store = open_store(url, s3)
     release = read_release(store, number)
@@ -55,6 +57,7 @@ def open_release(
     pairs = [(c, shard) for c in release.collections if c.name in wanted for shard in c.shards]
     with ThreadPoolExecutor(OPEN_THREADS) as pool:
         parts = list(pool.map(lambda pair: load_shard(store, cache, release.dim, *pair), pairs))
+    cache.trim(cache_bytes)
     return OpenRelease(release, parts, store, cache)
 
 

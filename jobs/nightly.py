@@ -16,10 +16,11 @@ from indexing.store.preflight import preflight
 
 from .build import build
 from .config import Config, fingerprint
-from .encode import encode, identify_encoder
-from .prepare import prepare
+from .encode import EncoderIdentity, encode, identify_encoder
+from .prepare import part_settings, prepare
 from .progress import Progress
 from .publish import Published, publish
+from .source import scan_source
 from .validate import validate
 from .workspace import Artifact
 
@@ -43,9 +44,10 @@ def run(config: Config, last_stage: str, progress: Progress) -> Outcome:
 
     Raises what the stages raise; nothing is published unless every stage before has ended well.
     """
+    encoder = check_inputs(config)
     if last_stage != "publish":
         with ray_session(config.ray.address):
-            return make(config, last_stage, current_release(config), progress)
+            return make(config, encoder, last_stage, current_release(config), progress)
     store, workspace = open_store(config.store, config.s3), open_store(config.workspace, config.s3)
     preflight_once(store, workspace)
     started = datetime.datetime.now(datetime.UTC)
@@ -53,16 +55,25 @@ def run(config: Config, last_stage: str, progress: Progress) -> Outcome:
     with hold_lease(store, owner, wait=config.run.on_conflict == "wait") as lease:
         parent = current_release(config)
         with ray_session(config.ray.address):
-            outcome = make(config, last_stage, parent, progress)
+            outcome = make(config, encoder, last_stage, parent, progress)
             assert outcome.built is not None and outcome.validated is not None
             published = publish(config, outcome.prepared, outcome.built, outcome.validated, parent, lease, progress)
         keep_rates(workspace, outcome.encoded, outcome.built, progress)
     return replace(outcome, published=published)
 
 
-def make(config: Config, last_stage: str, parent: Release | None, progress: Progress) -> Outcome:
+def check_inputs(config: Config) -> EncoderIdentity | None:
+    """The encoder. Raises for what is missing or wrong, before Ray starts and before anything is written."""
+    current_release(config)
+    encoder, source = identify_encoder(config), scan_source(config)
+    part_settings(config, source, encoder.fingerprint if encoder else None)
+    return encoder
+
+
+def make(
+    config: Config, encoder: EncoderIdentity | None, last_stage: str, parent: Release | None, progress: Progress
+) -> Outcome:
     """Everything up to the release itself."""
-    encoder = identify_encoder(config)
     workspace = open_store(config.workspace, config.s3)
     prepared = prepare(config, workspace, encoder.fingerprint if encoder else None, progress)
     encoded = encode(config, prepared, encoder, progress)

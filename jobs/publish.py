@@ -7,7 +7,7 @@ import json
 import logging
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import ray
 from cluster.fanout import fan_out
 from indexing.encoder import encoder_digest, encoder_files
 from indexing.encoder.layout import read_layout
+from indexing.errors import StoreUnavailable
 from indexing.release.commit import UploadCounts, commit_release, missing_blobs, upload_blobs
 from indexing.release.lease import Lease
 from indexing.release.manifest import Blob, Collection, EncoderEntry, EncoderFile, Release, Shard
@@ -31,6 +32,7 @@ from .validate import BuiltShard, built_shards
 from .workspace import Artifact, local_copy
 
 logger = logging.getLogger(__name__)
+NUM_RESENDS = 3
 TOOLS = ("nightcrate", "hnswlib", "numpy", "pyarrow", "ray", "torch", "transformers")
 
 
@@ -62,7 +64,7 @@ def publish(
     release = make_release(config, prepared, built, validated, parent, report)
     if config.publish.signing_key:
         release = sign_release(release, load_private_key(Path(config.publish.signing_key)))
-    if parent and not config.publish.always and same_content(release, parent):
+    if parent and not config.publish.always and same_content(release, parent) and not missing_blobs(store, parent):
         return Published(release=parent, is_new=False, uploads=NOTHING)
     uploads: list[UploadCounts] = []
 
@@ -75,12 +77,23 @@ def publish(
         upload(bar)
         lease.check()
         commit_release(store, release)
-        while missing := missing_blobs(
-            store, release
-        ):  # a stalled prune took some away: see indexing/release/retention.py
-            logger.warning("publish: %d blobs are gone since they were checked; sending them again", len(missing))
-            upload(bar)
+        resend_missing(store, release, lambda: upload(bar))
     return Published(release=release, is_new=True, uploads=sum_uploads(uploads))
+
+
+def resend_missing(store: Store, release: Release, upload: Callable[[], None]) -> None:
+    """After the commit: sends again what a stalled prune took away; see indexing/release/retention.py."""
+    for _ in range(NUM_RESENDS):
+        missing = missing_blobs(store, release)
+        if not missing:
+            return
+        logger.warning("publish: %d blobs are gone since they were checked; sending them again", len(missing))
+        upload()
+    if missing := missing_blobs(store, release):
+        raise StoreUnavailable(
+            f"{store.url}: release {release.number} is published, but {len(missing)} of its blobs vanish as often as "
+            "they are sent: something deletes them; stop it, then run again"
+        )
 
 
 def upload_all(

@@ -115,7 +115,8 @@ def releases(arguments: argparse.Namespace) -> None:
 
 def describe_release(release: Release, is_pinned: bool) -> dict[str, Any]:
     """What `releases` shows of one; `recall_at_10` is that of the collection where it is lowest."""
-    recalls = [figures["items"]["recall_at_10"] for figures in release.validation.values()]
+    figures = [value for value in release.validation.values() if isinstance(value, dict)]
+    recalls = [value["items"]["recall_at_10"] for value in figures if "items" in value]
     return {
         "number": release.number,
         "created_at": release.created_at,

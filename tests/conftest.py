@@ -10,6 +10,7 @@ import pytest
 from support.seaweedfs import SeaweedFS
 
 BUCKET = "nightcrate-tests"
+pytest_plugins = ["support.report"]
 
 
 @pytest.fixture(scope="session")

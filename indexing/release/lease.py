@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from indexing.errors import ObjectNotFound, PublishConflict, StoreUnavailable
+from indexing.errors import DamagedError, ObjectNotFound, PublishConflict, StoreUnavailable
 from indexing.store import ObjectInfo, Store
 
 logger = logging.getLogger(__name__)
@@ -25,9 +25,10 @@ POLL_S = 5.0
 class Lease:
     """A lease that this process holds. `check` before anything that only the holder may do."""
 
-    def __init__(self, store: Store, number: int, owner: str, ttl_s: float) -> None:
+    def __init__(self, store: Store, number: int, owner: str, ttl_s: float, last_beat: float) -> None:
+        """`last_beat`: monotonic seconds right before the lease was written."""
         self.store, self.number, self.owner, self.ttl_s = store, number, owner, ttl_s
-        self._last_beat = time.monotonic()
+        self._last_beat = last_beat
         self._lost_to: str | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, name="lease", daemon=True)
@@ -61,8 +62,12 @@ class Lease:
     def _end(self) -> None:
         self._ended.set()
         self._thread.join()
-        if self._lost_to is None:
+        if self._lost_to is not None:
+            return
+        try:
             self.store.put(_key(self.number), _body(self.owner, is_free=True))
+        except StoreUnavailable as error:  # what the run has done stands; the lease ends by its age
+            logger.warning("lease: could not give it back, the next run waits up to %g s: %s", self.ttl_s, error)
 
 
 @contextmanager
@@ -86,10 +91,10 @@ def _acquire(store: Store, owner: str, wait: bool, ttl_s: float, poll_s: float) 
     while True:
         newest = _newest(store)
         if newest is None or _is_free(store, newest, ttl_s):
-            number = _number(newest) + 1 if newest else 1
+            number, started = _number(newest) + 1 if newest else 1, time.monotonic()
             if store.create(_key(number), _body(owner, is_free=False)) and _newest_number(store) == number:
                 _forget_older(store, number)
-                return Lease(store, number, owner, ttl_s)
+                return Lease(store, number, owner, ttl_s, started)
             continue
         holder = _owner(store, newest)
         if not wait:
@@ -111,7 +116,7 @@ def _read(store: Store, info: ObjectInfo) -> dict[str, object]:
     """A lease file that cannot be read says nothing: it ends by its age."""
     try:
         body = json.loads(store.get(info.key, max_bytes=10_000))
-    except (ObjectNotFound, ValueError):
+    except (ObjectNotFound, DamagedError, ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 

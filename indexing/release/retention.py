@@ -10,6 +10,7 @@ deletes; and a publish looks for all its blobs again right after its commit, and
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,12 +56,12 @@ def plan_prune(store: Store, *, keep_last: int, min_age_s: float) -> PrunePlan:
             f"retention: expected keep_last from 1 and min_age from 0, got {keep_last} and {min_age_s:g} s"
         )
     now = store.now()
-    blobs = list(store.list(BLOBS_PREFIX))
-    release_times = {info.key: info.modified for info in store.list("releases/")}
-    check_clock(store, now, [info.modified for info in blobs] + list(release_times.values()))
+    blobs = list(store.list(BLOBS_PREFIX))  # before the releases, so that none of these is listed by one still to come
     releases = read_all_releases(store)
-    ages = {number: now - release_times[release_key(number)] for number in releases}
-    protected = protect(ages, pinned_numbers(store), keep_last=keep_last, min_age_s=min_age_s)
+    times = {number: release_time(store, number) for number in releases}
+    check_clock(store, now, [*(info.modified for info in blobs), *times.values()])
+    ages = {number: now - modified for number, modified in times.items()}
+    protected = protect(ages, pinned_among(store, releases), keep_last=keep_last, min_age_s=min_age_s)
     live = {blob_key(sha256) for number in protected for sha256 in releases[number].blobs()}
     unlisted = [info for info in blobs if info.key not in live]
     doomed = [info for info in unlisted if now - info.modified > min_age_s]
@@ -96,7 +97,21 @@ def read_all_releases(store: Store) -> dict[int, Release]:
     return {number: read_release(store, number) for number in numbers}
 
 
+def release_time(store: Store, number: int) -> float:
+    """When the store took the release in, in unix seconds by its clock."""
+    info = store.head(release_key(number))
+    if info is None:
+        raise DamagedError(f"{store.url}: release {number} vanished while it was looked at; nothing is deleted")
+    return info.modified
+
+
 def check_clock(store: Store, now: float, times: Iterable[float]) -> None:
+    """Raises StoreUnavailable when the store's clock contradicts its objects or this machine's clock."""
+    if abs(now - time.time()) > CLOCK_TOLERANCE_S:
+        raise StoreUnavailable(
+            f"{store.url}: expected its clock and this machine's to agree, got {abs(now - time.time()):.0f} s between "
+            "them: one is wrong, set it; nothing is deleted"
+        )
     newest = max(times, default=now)
     if newest > now + CLOCK_TOLERANCE_S:
         raise StoreUnavailable(
@@ -135,6 +150,11 @@ def unpin(store: Store, number: int) -> None:
     if store.head(_pin_key(number)) is None:
         raise ConfigError(f"{store.url}: release {number} is not pinned; pinned: {pinned_numbers(store) or 'none'}")
     store.delete(_pin_key(number))
+
+
+def pinned_among(store: Store, numbers: Iterable[int]) -> list[int]:
+    """Those of `numbers` that are pinned. Asks for each by name: a listing that lacks a pin would cost its release."""
+    return [number for number in numbers if store.head(_pin_key(number)) is not None]
 
 
 def pinned_numbers(store: Store) -> list[int]:

@@ -1,13 +1,16 @@
 """Going back: an old release's content as a new release, so that the history stays one line."""
 
 import datetime
+import tempfile
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
-from indexing.errors import ConfigError
-from indexing.release.commit import commit_release, read_release
-from indexing.release.manifest import Blob, Release
+from indexing.cache import download_verified
+from indexing.errors import ConfigError, DamagedError
+from indexing.release.commit import commit_release, missing_blobs, read_release
+from indexing.release.manifest import Blob, Release, blob_key
 from indexing.release.signing import Ed25519PrivateKey, sign_release
 from indexing.release.verify import verify_release
 from indexing.store import Store
@@ -30,6 +33,7 @@ def roll_back(
     current, target = read_release(store), read_release(store, to)
     if current.number == to:
         raise ConfigError(f"{store.url}: release {to} is the current one already, expected an earlier number")
+    renew_blobs(store, target, current)
     verify_release(store, target, on_blob)
     release = replace(
         target,
@@ -43,4 +47,19 @@ def roll_back(
     if signing_key:
         release = sign_release(release, signing_key)
     commit_release(store, release)
+    if missing := missing_blobs(store, release):
+        raise DamagedError(
+            f"{store.url}: release {release.number} is published, but a prune that had stalled took {len(missing)} of "
+            f"its blobs since they were verified; roll back to release {current.number}, which is whole"
+        )
     return release
+
+
+def renew_blobs(store: Store, target: Release, current: Release) -> None:
+    """Sends anew what only `target` lists: a prune that planned to delete it, and has stalled, finds it young."""
+    with tempfile.TemporaryDirectory(prefix="rollback-") as folder:
+        path = Path(folder, "blob")
+        for sha256, blob in target.blobs().items():
+            if sha256 not in current.blobs():
+                download_verified(store, blob, path)
+                store.upload(blob_key(sha256), path, sha256)

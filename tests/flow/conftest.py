@@ -1,6 +1,5 @@
 """Ray that touches nothing of the user's, a tiny encoder, and a world in which one night has passed."""
 
-import os
 import secrets
 import shutil
 import tempfile
@@ -45,38 +44,35 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _first_world(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[World, Night]:
-    folder = tmp_path_factory.mktemp("first")
+def _written_world(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> World:
+    """Two files; the second ends with three ids that are there already and a row without a title."""
+    folder = tmp_path_factory.mktemp("written")
     rows = make_rows()
     again = [{**row, "title": "another title"} for row in rows if row["item_id"] in DUPLICATED]
     write_rows(folder / "catalogue" / "a.parquet", rows[:SPLIT])
     write_rows(folder / "catalogue" / "b.parquet", [*rows[SPLIT:], *again, {**rows[0], "item_id": "x", "title": " "}])
-    world = World(folder, make_config(folder, tiny_model))
-    return world, world.run()
-
-
-@pytest.fixture(scope="session")
-def first_night(_first_world: tuple[World, Night]) -> Night:
-    """What the first run over the catalogue has made. Only to be read."""
-    return _first_world[1]
-
-
-@pytest.fixture(scope="session")
-def first_world(_first_world: tuple[World, Night]) -> World:
-    """Where it has made it. Only to be read; `world` is for changing."""
-    return _first_world[0]
+    return World(folder, make_config(folder, tiny_model))
 
 
 @pytest.fixture
-def world(first_world: World, tmp_path: Path) -> World:
+def fresh_world(_written_world: World, tmp_path: Path) -> World:
+    """A catalogue and a configuration before any night."""
+    return _written_world.copied(tmp_path / "world")
+
+
+@pytest.fixture(scope="session")
+def first_world(_written_world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Where the first night was. Only to be read; `world` is for changing."""
+    return _written_world.copied(tmp_path_factory.mktemp("first") / "world")
+
+
+@pytest.fixture(scope="session")
+def first_night(first_world: World) -> Night:
+    """What the first run over the catalogue has made."""
+    return first_world.run()
+
+
+@pytest.fixture
+def world(first_world: World, first_night: Night, tmp_path: Path) -> World:
     """A copy of the world after the first night."""
     return first_world.copied(tmp_path / "world")
-
-
-@pytest.fixture
-def fresh_world(world: World) -> World:
-    """The same catalogue and configuration before any night."""
-    for name in ("store", "workspace"):
-        shutil.rmtree(world.folder / name)
-    assert sorted(os.listdir(world.folder)) == ["catalogue", "config.yaml"]
-    return world

@@ -1,0 +1,205 @@
+"""One run at a time: who holds the lease, who gets it next, and how a holder learns that it is gone."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from support.report import Trials
+
+from indexing.errors import PublishConflict, StoreUnavailable
+from indexing.release.lease import Lease, hold_lease
+from indexing.store import Store, open_store
+from indexing.store.local import LocalStore
+
+TTL_S = 0.4
+pytestmark = pytest.mark.case(23)
+
+
+@pytest.fixture
+def lease_store(tmp_path: Path) -> Store:
+    return open_store(f"file://{tmp_path}/store")
+
+
+@pytest.fixture
+def taken() -> Iterator[ExitStack]:
+    """Leases entered here are given back at the end of the test."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def silence(lease: Lease) -> None:
+    """What SIGKILL does to the holder: no more heartbeats, and the lease is not given back."""
+    lease._ended.set()
+    lease._thread.join()
+
+
+def test_a_second_run_is_refused_naming_the_first(store_url: str) -> None:
+    store = open_store(store_url)
+    with (
+        hold_lease(store, "run one", wait=False),
+        pytest.raises(PublishConflict, match="run one is running; wait for it, or set run.on_conflict: wait"),
+        hold_lease(store, "run two", wait=False),
+    ):
+        pass
+    with hold_lease(store, "run three", wait=False) as lease:  # given back, so free at once
+        lease.check()
+
+
+def test_a_run_that_waits_goes_on_as_soon_as_the_first_has_ended(lease_store: Store) -> None:
+    order: list[str] = []
+    is_waiting = threading.Event()
+
+    def second() -> None:
+        is_waiting.set()
+        with hold_lease(lease_store, "two", wait=True, ttl_s=60, poll_s=0.02):
+            order.append("two has it")
+
+    with ThreadPoolExecutor(1) as pool:
+        with hold_lease(lease_store, "one", wait=False, ttl_s=60):
+            waiting = pool.submit(second)
+            assert is_waiting.wait(5)
+            time.sleep(0.2)
+            order.append("one ends")
+        waiting.result(timeout=5)
+    assert order == ["one ends", "two has it"]
+
+
+def test_the_lease_is_given_back_when_the_block_raises(lease_store: Store) -> None:
+    with pytest.raises(ValueError, match="of the run"), hold_lease(lease_store, "one", wait=False):
+        raise ValueError("of the run")
+    with hold_lease(lease_store, "two", wait=False):
+        pass
+
+
+def test_heartbeats_keep_a_run_that_takes_long(lease_store: Store) -> None:
+    with hold_lease(lease_store, "one", wait=False, ttl_s=TTL_S) as lease:
+        end = time.monotonic() + 3 * TTL_S
+        while time.monotonic() < end:
+            lease.check()
+            with pytest.raises(PublishConflict), hold_lease(lease_store, "two", wait=False, ttl_s=TTL_S):
+                pass
+            time.sleep(0.02)
+
+
+def test_a_killed_holder_is_taken_over_after_its_time_and_not_before(lease_store: Store, taken: ExitStack) -> None:
+    killed = taken.enter_context(hold_lease(lease_store, "killed", wait=False, ttl_s=TTL_S))
+    silence(killed)
+    last_beat = max(info.modified for info in lease_store.list("leases/"))
+    with hold_lease(lease_store, "next", wait=True, ttl_s=TTL_S, poll_s=0.01) as lease:
+        assert lease_store.now() - last_beat >= TTL_S
+        lease.check()
+        with pytest.raises(PublishConflict, match="has lost its lease"):
+            killed.check()
+
+
+def test_a_holder_that_was_stalled_learns_who_has_taken_over(lease_store: Store, taken: ExitStack) -> None:
+    stalled = taken.enter_context(hold_lease(lease_store, "stalled", wait=False, ttl_s=30))
+    silence(stalled)
+    os.utime(lease_store._path("leases/00000000000000000001.json"), (0, 0))  # type: ignore[attr-defined]
+    with hold_lease(lease_store, "the next run", wait=False, ttl_s=30):
+        stalled.check()  # no heartbeat yet that could tell
+        stalled._beat()
+        with pytest.raises(PublishConflict, match="the next run has taken it over; start again"):
+            stalled.check()
+        stalled._end()  # and leaves the lease alone
+        with pytest.raises(PublishConflict), hold_lease(lease_store, "third", wait=False, ttl_s=30):
+            pass
+
+
+class CutOff(LocalStore):
+    """A store that a network failure cuts off after a while."""
+
+    is_cut = False
+
+    def put(self, key: str, data: bytes) -> None:
+        if self.is_cut:
+            raise StoreUnavailable("cut off")
+        super().put(key, data)
+
+
+def test_a_holder_without_heartbeats_stops_trusting_its_lease(tmp_path: Path) -> None:
+    store = CutOff(tmp_path / "store")
+    with hold_lease(store, "one", wait=False, ttl_s=TTL_S) as lease:
+        store.is_cut = True
+        time.sleep(TTL_S / 2)
+        lease.check()
+        time.sleep(TTL_S)
+        with pytest.raises(PublishConflict, match=r"no heartbeat got through for 0\.4 s"):
+            lease.check()
+
+
+def test_a_run_that_cannot_give_the_lease_back_has_succeeded_all_the_same(tmp_path: Path) -> None:
+    store = CutOff(tmp_path / "store")
+    with hold_lease(store, "one", wait=False, ttl_s=60):
+        store.is_cut = True
+    assert [info.key for info in store.list("leases/")] == ["leases/00000000000000000001.json"]
+
+
+@pytest.mark.parametrize("kind", ["new", "expired"])
+def test_of_twenty_contenders_one_gets_it(store_url: str, kind: str, taken: ExitStack, trials: Trials) -> None:
+    ttl_s = 2.0  # S3 stamps whole seconds
+    if kind == "expired":
+        silence(taken.enter_context(hold_lease(open_store(store_url), "killed", wait=False, ttl_s=ttl_s)))
+        time.sleep(ttl_s + 1.5)
+    barrier, done = threading.Barrier(20), threading.Event()
+
+    def contend(number: int) -> bool:
+        store = open_store(store_url)
+        store.head("leases/x")
+        barrier.wait()
+        try:
+            with hold_lease(store, f"run {number}", wait=False, ttl_s=60):
+                done.wait(30)
+        except PublishConflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(20) as pool:
+        runs = [pool.submit(contend, number) for number in range(20)]
+        while sum(run.done() for run in runs) < 19:
+            time.sleep(0.02)
+        done.set()
+        won = sum(run.result() for run in runs)
+    trials.tried(20)
+    assert won == 1
+    trials.held(20)
+
+
+def test_waiting_runs_hold_it_one_after_the_other(lease_store: Store) -> None:
+    inside: list[int] = []
+    most: list[int] = []
+
+    def work(number: int) -> None:
+        with hold_lease(lease_store, f"run {number}", wait=True, ttl_s=30, poll_s=0.01):
+            inside.append(number)
+            most.append(len(inside))
+            time.sleep(0.02)
+            inside.remove(number)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+    assert most == [1] * 6
+    assert len(list(lease_store.list("leases/"))) <= 2  # older ones are cleared away
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"[" * 9_000, b"x" * 20_000, b'{"is_free": "yes"}'])
+def test_a_lease_file_that_cannot_be_read_blocks_until_its_time_is_over(lease_store: Store, body: bytes) -> None:
+    key = "leases/00000000000000000007.json"
+    lease_store.put(key, body)
+    with pytest.raises(PublishConflict), hold_lease(lease_store, "one", wait=False, ttl_s=30):
+        pass
+    os.utime(lease_store._path(key), (0, 0))  # type: ignore[attr-defined]
+    with hold_lease(lease_store, "one", wait=False, ttl_s=30) as lease:
+        assert lease.number == 8
+
+
+def test_other_names_beside_the_leases_are_ignored(lease_store: Store) -> None:
+    for name in ("latest.json", "7.json", "9" * 21 + ".json"):
+        lease_store.put(f"leases/{name}", b"{}")
+    with hold_lease(lease_store, "one", wait=False) as lease:
+        assert lease.number == 1

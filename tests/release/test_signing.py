@@ -1,0 +1,96 @@
+"""A reader with a key takes no release that the key's owner did not sign as it is."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from support.tiny_release import ReleaseMaker, make_release, unit_vectors
+
+from indexing import open_release
+from indexing.errors import ConfigError, DamagedError
+from indexing.release.commit import commit_release, read_release, upload_blobs
+from indexing.release.manifest import Release, parse_release, release_to_bytes
+from indexing.release.signing import check_signature, load_private_key, load_public_key, sign_release
+from indexing.store import open_store
+
+KEY, OTHER = (Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32) for seed in (1, 2))
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Release:
+    maker = ReleaseMaker(tmp_path)
+    return make_release(1, maker.collection("tracks", [f"t{i}" for i in range(20)], unit_vectors(20)))
+
+
+def write_public(key: Ed25519PrivateKey, path: Path) -> Path:
+    path.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return path
+
+
+def test_a_signature_survives_the_file_and_is_deterministic(release: Release) -> None:
+    signed = parse_release(release_to_bytes(sign_release(release, KEY)))
+    check_signature(signed, [KEY.public_key()], "here")
+    assert signed == sign_release(release, KEY)
+    assert replace(signed, signature=None) == release
+
+
+def test_an_unsigned_release_file_says_nothing_of_signatures(release: Release) -> None:
+    assert b"signature" not in release_to_bytes(release)
+
+
+def test_unsigned_altered_and_foreign_releases_are_refused(release: Release) -> None:
+    signed = sign_release(release, KEY)
+    assert signed.signature is not None
+    foreign_value = sign_release(release, OTHER).signature
+    assert foreign_value is not None
+    for wrong in (
+        release,
+        sign_release(release, OTHER),
+        replace(signed, number=2, parent=1),
+        replace(signed, writer_id="another"),
+        replace(signed, signature=replace(signed.signature, ed25519=foreign_value.ed25519)),
+        replace(signed, signature=replace(signed.signature, ed25519="zz")),
+        replace(signed, signature=replace(signed.signature, ed25519="")),
+    ):
+        with pytest.raises(DamagedError, match="sign"):
+            check_signature(wrong, [KEY.public_key()], "here")
+
+
+def test_during_a_change_of_keys_readers_trust_both(release: Release) -> None:
+    keys = [KEY.public_key(), OTHER.public_key()]
+    for key in (KEY, OTHER):
+        check_signature(sign_release(release, key), keys, "here")
+
+
+def test_open_release_with_a_key_refuses_what_it_did_not_sign(tmp_path: Path) -> None:
+    store, maker = open_store(f"file://{tmp_path}/store"), ReleaseMaker(tmp_path)
+    tracks = maker.collection("tracks", [f"t{i}" for i in range(20)], unit_vectors(20))
+    upload_blobs(store, maker.files)
+    commit_release(store, sign_release(make_release(1, tracks), KEY))
+    options = {"cache_dir": tmp_path / "cache"}
+    trusted, foreign = write_public(KEY, tmp_path / "a.pem"), write_public(OTHER, tmp_path / "b.pem")
+    assert open_release(store.url, trusted_keys=[trusted], **options).release == read_release(store)
+    with pytest.raises(DamagedError, match="signed by"):
+        open_release(store.url, trusted_keys=[foreign], **options)
+    commit_release(store, make_release(2, tracks))
+    with pytest.raises(DamagedError, match="unsigned"):
+        open_release(store.url, trusted_keys=[trusted, foreign], **options)
+
+
+def test_a_file_that_holds_no_such_key_is_named(tmp_path: Path) -> None:
+    private, public = tmp_path / "private.pem", write_public(KEY, tmp_path / "public.pem")
+    private.write_bytes(KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    assert load_private_key(private).public_key() == load_public_key(public)
+    rsa = tmp_path / "rsa.pem"
+    rsa.write_bytes(generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    for load, path in (
+        (load_private_key, public),
+        (load_public_key, private),
+        (load_private_key, rsa),
+        (load_private_key, tmp_path / "none.pem"),
+    ):
+        with pytest.raises(ConfigError, match=path.name):
+            load(path)
