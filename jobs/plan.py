@@ -33,7 +33,7 @@ from .encode import (
     vectors_artifact,
 )
 from .nightly import current_release, read_rates
-from .prepare import PartSettings, check_part, part_settings
+from .prepare import ROWS_PER_DUPLICATE_CHECK, PartSettings, check_part, part_settings
 from .source import Part, Source, scan_source
 from .vectors import VECTOR, column_vectors, read_npy_dim
 
@@ -71,7 +71,8 @@ def make_plan(config: Config) -> Plan:
     source = scan_source(config)
     settings = part_settings(config, source, encoder.fingerprint if encoder else None)
     with ray_session(config.ray.address):
-        totals, keys = survey(source.parts, settings)
+        keys = survey(source.parts, settings)
+        totals = count_items(keys, source.num_rows)
         num_texts, num_known = count_texts(keys, workspace, encoder, source.num_rows)
         changes = compare(keys, totals.total(), open_store(config.store, config.s3), parent) if parent else None
         num_cpus = cluster_resources().get("CPU", 1)
@@ -107,8 +108,8 @@ def find_dim(config: Config, source: Source) -> int:
     return column_vectors(source.parts[0].read()[VECTOR], source.parts[0].key).shape[1]
 
 
-def survey(parts: list[Part], settings: PartSettings) -> tuple[Counter[str], list[ray.ObjectRef]]:
-    """(good rows of each collection, the keys of each part's rows, which stay in the object store)."""
+def survey(parts: list[Part], settings: PartSettings) -> list[ray.ObjectRef]:
+    """The keys of each part's good rows, which stay in the object store."""
     keys: dict[int, ray.ObjectRef] = {}
 
     def submit(part: Part) -> ray.ObjectRef:
@@ -116,15 +117,31 @@ def survey(parts: list[Part], settings: PartSettings) -> tuple[Counter[str], lis
         keys[part.number] = refs[1]
         return refs[0]
 
-    totals: Counter[str] = sum((counts for _, counts in fan_out(submit, parts, what="plan")), Counter())
-    return totals, [keys[number] for number in sorted(keys)]
+    for _ in fan_out(submit, parts, what="plan"):
+        pass
+    return [keys[number] for number in sorted(keys)]
 
 
 @ray.remote(num_returns=2)
-def survey_part(part: Part, settings: PartSettings) -> tuple[Counter[str], pa.Table]:
+def survey_part(part: Part, settings: PartSettings) -> tuple[int, pa.Table]:
     good, _ = check_part(part, settings)
-    keys = good.select(["item_id", "id_key", "collection", "fingerprint", "fingerprint_key"])
-    return Counter(keys["collection"].to_pylist()), keys
+    return good.num_rows, good.select(["item_id", "id_key", "collection", "fingerprint", "fingerprint_key"])
+
+
+def count_items(keys: list[ray.ObjectRef], num_rows: int) -> Counter[str]:
+    """Items of each collection; of rows with one id the first counts, as in `prepare`."""
+    num_ranges = -(-num_rows // ROWS_PER_DUPLICATE_CHECK)
+    ranges = [key_range(number, num_ranges) for number in range(num_ranges)]
+    found = fan_out(lambda keys_in: count_distinct.remote(keys, keys_in), ranges, what="plan")
+    return sum((counts for _, counts in found), Counter())
+
+
+@ray.remote
+def count_distinct(keys: list[ray.ObjectRef], keys_in: KeyRange) -> Counter[str]:
+    rows = select_range(keys, "id_key", keys_in)
+    ids = rows["item_id"].combine_chunks().dictionary_encode()
+    first_rows = np.unique(ids.indices.to_numpy(), return_index=True)[1]
+    return Counter(rows["collection"].take(pa.array(first_rows)).to_pylist())
 
 
 def count_texts(

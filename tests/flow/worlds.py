@@ -218,3 +218,10 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def assert_refused(world: World) -> None:
+    """Nothing new in the store, and a report that names a gate which does not hold."""
+    assert [release.number for release in world.releases()] == [1]
+    (path,) = world.folder.glob("workspace/validations/*/failed.json")
+    assert not all(gate["holds"] for gate in json.loads(path.read_text())["gates"])

@@ -6,8 +6,9 @@ report, so that they arrive from pytest-xdist's workers too.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,7 @@ class CaseTable:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        properties = dict(report.user_properties)
+        properties: dict[str, Any] = dict(report.user_properties)
         is_last_word = report.when == "teardown" or (report.when == "setup" and report.failed)
         if "cases" not in properties or not is_last_word or properties.get("outcome") == "skipped":
             return
@@ -91,15 +92,17 @@ class CaseTable:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Notes a test's cases and how its call went in its properties, which its last report carries."""
-    report: pytest.TestReport = yield  # type: ignore[misc]
+    report = yield
     if call.when == "setup":
         item.user_properties += [("cases", numbers) for numbers in [case_numbers(item)] if numbers]
     if call.when == "call" or not report.passed:
         item.user_properties.append(("outcome", report.outcome))
     report.user_properties = list(item.user_properties)
-    return report  # type: ignore[return-value]
+    return report
 
 
 def case_numbers(item: pytest.Item) -> list[int]:
