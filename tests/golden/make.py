@@ -19,8 +19,9 @@ from indexing.encoder import EncoderSettings, encoder_files, load_encoder
 from indexing.release.commit import commit_release, upload_blobs
 from indexing.store import open_store
 
-TRACKS = [f"{mood} {place} {sound}" for mood in ("rainy", "sunny", "slow", "loud") for place in ("sunday", "night", "city")
-          for sound in ("piano", "drums", "choir", "strings", "jazz")]  # fmt: skip
+MOODS, PLACES = ("rainy", "sunny", "slow", "loud"), ("sunday", "night", "city")
+SOUNDS = ("piano", "drums", "choir", "strings", "jazz")
+TRACKS = [f"{mood} {place} {sound}" for mood in MOODS for place in PLACES for sound in SOUNDS]
 SHOWS = [f"{topic} talk for {who}" for topic in ("history", "science") for who in ("kids", "nerds", "night owls")]
 QUERIES = ["rainy sunday piano", "science talk", "slow city jazz", "unknown words only"]
 
