@@ -48,6 +48,8 @@ def set_up_logging(is_debug: bool) -> None:
     )
     for name in ("jobs", "cluster", "indexing"):
         logging.getLogger(name).setLevel(logging.DEBUG if is_debug else logging.INFO)
+    if is_debug:
+        logging.getLogger("botocore").setLevel(logging.INFO)  # its debug lines show the session token
 
 
 class Parser(argparse.ArgumentParser):

@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     from .summary import print_summary
 
     if arguments.dry_run:
-        Console().print(to_yaml(load_config(arguments.config, arguments.overrides)), markup=False, highlight=False)
+        print(to_yaml(load_config(arguments.config, arguments.overrides)))  # not by rich, which would wrap long lines
         return plan(arguments)
     config = load_config(arguments.config, arguments.overrides)
     last_stage, allowed = STAGES[arguments.stage]

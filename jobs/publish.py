@@ -75,6 +75,7 @@ def publish(
 
     with progress.stage("publish", release.size_bytes) as bar:
         upload(bar)
+        resend_missing(store, release, lambda: upload(bar))
         lease.check()
         commit_release(store, release)
         resend_missing(store, release, lambda: upload(bar))
@@ -82,7 +83,7 @@ def publish(
 
 
 def resend_missing(store: Store, release: Release, upload: Callable[[], None]) -> None:
-    """After the commit: sends again what a stalled prune took away; see indexing/release/retention.py."""
+    """Sends again what was taken away or altered since; after the commit too, see indexing/release/retention.py."""
     for _ in range(NUM_RESENDS):
         missing = missing_blobs(store, release)
         if not missing:
@@ -91,8 +92,8 @@ def resend_missing(store: Store, release: Release, upload: Callable[[], None]) -
         upload()
     if missing := missing_blobs(store, release):
         raise StoreUnavailable(
-            f"{store.url}: release {release.number} is published, but {len(missing)} of its blobs vanish as often as "
-            "they are sent: something deletes them; stop it, then run again"
+            f"{store.url}: {len(missing)} blobs of release {release.number} vanish or change as often as they are sent: "
+            "something meddles with them; stop it, then run again"
         )
 
 

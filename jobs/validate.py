@@ -1,13 +1,16 @@
 """Stage 4: the shards as they would be served, against exact search; chooses ef_search; every gate must hold.
 
-What is loaded is the very file that will be published, its digest checked. Memory is bounded: a task holds one shard
-and a block of scores; the driver holds the sampled queries and their ten best.
+What is loaded is the very file that will be published, its digest checked; first in a process of its own, so that a
+crash of hnswlib is a gate that does not hold. Memory is bounded: a task holds one shard and a block of scores; the
+driver holds the sampled queries and their ten best.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from indexing.encoder import load_encoder
 from indexing.errors import DamagedError, ValidationFailed
 from indexing.exact import exact_search, merge_top_k
 from indexing.hnsw import Index, load_index, search_index
+from indexing.release.load_check import check_loads
 from indexing.release.manifest import Release
 from indexing.store import Store
 from indexing.validation import (
@@ -141,7 +145,7 @@ def inspect_shards(
 ) -> np.ndarray:
     """Gates on each shard by itself; returns the sampled vectors of all, float32 (num_samples, dim)."""
     total = sum(shard.num_items for shard in shards)
-    samples: dict[int, np.ndarray] = {}
+    results: dict[int, dict[str, Any]] = {}
     for shard, found in fan_out(
         lambda shard: inspect_shard.remote(shard, -(-config.validation.num_samples * shard.num_items // total)),
         shards,
@@ -149,13 +153,15 @@ def inspect_shards(
     ):
         bar.advance(shard.num_items)
         memory.append(found["peak_memory_bytes"])
-        samples[shard.number] = found["samples"]
+        results[shard.number] = found
+    for shard in shards:  # in this order, whichever was done first: the report is a blob, so equal runs give equal ones
+        found = results[shard.number]
         gates += [
             equal("rows without a distinct id", str(shard), found["num_repeated_ids"], 0),
             equal("vectors with NaN or infinity", str(shard), found["num_not_finite"], 0),
             equal("vectors not of unit norm", str(shard), found["num_not_unit"], 0),
         ]
-    return np.concatenate([samples[number] for number in sorted(samples)])
+    return np.concatenate([results[shard.number]["samples"] for shard in shards])
 
 
 @ray.remote
@@ -168,7 +174,9 @@ def inspect_shard(shard: BuiltShard, num_samples: int) -> dict[str, Any]:
             raise DamagedError(f"{shard}: expected {shard.num_items} rows in {blob['key']}, got {table.num_rows}")
         if blob is shard.items:
             num_ids = pc.count_distinct(table["item_id"]).as_py()
-    index = load_shard(shard)
+    with checked_copy(shard) as path:
+        check_loads(path, shard.dim, shard.num_items, str(shard))
+        index = load_index(path, shard.dim, shard.num_items)
     bad = np.zeros(2, dtype=np.int64)
     for _, vectors in vector_blocks(index, shard.num_items):
         bad += count_bad_vectors(vectors)
@@ -182,8 +190,9 @@ def inspect_shard(shard: BuiltShard, num_samples: int) -> dict[str, Any]:
     }
 
 
-def load_shard(shard: BuiltShard) -> Index:
-    """The shard's graph, by the loader that serving uses. Raises DamagedError when its bytes are not what was built."""
+@contextmanager
+def checked_copy(shard: BuiltShard) -> Iterator[Path]:
+    """The shard's graph on this machine. Raises DamagedError when its bytes are not what was built."""
     with local_copy(shard.store, shard.index["key"]) as path:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -191,7 +200,7 @@ def load_shard(shard: BuiltShard) -> Index:
             raise DamagedError(
                 f"{shard}: {shard.store.describe(shard.index['key'])} is not what was built; delete it, run again"
             )
-        return load_index(path, shard.dim, shard.num_items)
+        yield path
 
 
 def vector_blocks(index: Index, num_items: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -243,7 +252,7 @@ def measure_recall(
         for half, part in zip(("chosen on", "confirmed on"), split_halves(values), strict=True):
             gates.append(at_least(f"recall@{K} of {kind}, {half}", name, float(part.mean()), target))
         figures[kind] = {"num_queries": size, f"recall_at_{K}": float(values.mean())}
-    worst = min(recall_of_shard, key=lambda shard: recall_of_shard[shard][ef])
+    worst = min(sorted(recall_of_shard), key=lambda shard: recall_of_shard[shard][ef])
     gates.append(at_least(f"recall@{K} of the worst shard", worst, recall_of_shard[worst][ef], limits.min_shard_recall))
     figures["worst_shard_recall_at_10"] = recall_of_shard[worst][ef]
     figures["recall_at_10_by_ef"] = {str(ef): float(np.concatenate(parts).mean()) for ef, parts in recalls.items()}
@@ -262,7 +271,8 @@ def merge(one: Found, other: Found) -> Found:
 @ray.remote
 def search_shard(shard: BuiltShard, queries: np.ndarray) -> tuple[dict[int, Found], int]:
     """(labels, scores), each (num_queries, at most K), exact under EXACT, by the graph under each ef; peak memory."""
-    index = load_shard(shard)
+    with checked_copy(shard) as path:
+        index = load_index(path, shard.dim, shard.num_items)
     k = min(K, shard.num_items)
     found = {ef: search_index(index, queries, k, ef, num_threads=1) for ef in EF_GRID}
     exact = None

@@ -193,6 +193,7 @@ def test_a_store_without_releases_is_a_clear_error_and_is_not_made(tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.case(11)
 def test_every_damaged_blob_of_a_shard_is_refused_before_it_is_used(published_url: str, cache_dir: Path) -> None:
     store = open_store(published_url)
     release = open_release(published_url, cache_dir=cache_dir).release

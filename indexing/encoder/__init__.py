@@ -1,5 +1,6 @@
 """Texts to unit vectors. Only this package knows torch, and it is imported when an encoder is loaded, not before."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,10 @@ from indexing.encoder.source import encoder_digest, encoder_files, resolve_model
 
 if TYPE_CHECKING:
     from indexing.encoder.encoder import Encoder
+
+# oneDNN keeps the code it made for each shape of a product, 1,024 by default. Batches have thousands of shapes: an
+# encoding worker grew to 2.9 GB (measured); with 64 kept it stays at 0.84 GB and is no slower.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 __all__ = ["EncodeStats", "EncoderSettings", "encoder_digest", "encoder_files", "load_encoder", "resolve_model"]
 

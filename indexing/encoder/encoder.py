@@ -10,18 +10,16 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
+from indexing.encoder.backbone import Backbone
 from indexing.encoder.batching import Batch, Tokens
 from indexing.encoder.head import Head
 from indexing.encoder.settings import EncodeStats
 from indexing.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +37,7 @@ class Encoder:
     def __init__(
         self,
         *,
-        model: "PreTrainedModel",
+        backbone: Backbone,
         head: Head,
         tokens: Tokens,
         prompts: dict[str, str],
@@ -47,12 +45,12 @@ class Encoder:
         batch_tokens: int,
         num_threads: int,
     ) -> None:
-        self.model, self.head, self.tokens = model, head, tokens
+        self.backbone, self.head, self.tokens = backbone, head, tokens
         self.dim, self.max_tokens, self.batch_tokens = head.dim, tokens.max_tokens, batch_tokens
-        self.device, self.dtype = str(model.device), str(model.dtype).removeprefix("torch.")
+        self.device, self.dtype = str(backbone.device), str(backbone.dtype).removeprefix("torch.")
         self.prompts, self.num_threads = prompts, num_threads
         self.stats = EncodeStats()
-        self._on_cpu = model.device.type == "cpu"
+        self._on_cpu = backbone.device.type == "cpu"
         self._num_skipped = {kind: 0 if include_prompt else tokens.count(text) for kind, text in prompts.items()}
 
     def encode(
@@ -89,7 +87,7 @@ class Encoder:
     def _run_all(self, batches: Iterable[Batch], num_skipped: int) -> Iterable[tuple[Batch, list[Part]]]:
         """Run batches on the workers, a bounded number ahead; yields in order."""
         num_workers = self.num_threads if self._on_cpu else 1
-        most_queued = num_workers + QUEUED_BATCHES[self.model.device.type]
+        most_queued = num_workers + QUEUED_BATCHES[self.backbone.device.type]
         threads = 1 if self._on_cpu else self.num_threads
         pool = ThreadPoolExecutor(num_workers, "encode", initializer=torch.set_num_threads, initargs=(threads,))
         queue: deque[tuple[Batch, Future[list[Part]]]] = deque()
@@ -131,13 +129,9 @@ class Encoder:
     @torch.inference_mode()
     def _forward(self, batch: Batch, num_skipped: int) -> torch.Tensor:
         """float32 (num_rows, dim), unit norm, on the device."""
-        input_ids = batch.input_ids.to(self.model.device, non_blocking=True)
-        lengths = batch.lengths.to(self.model.device, non_blocking=True)
-        mask = None  # texts of one length need none, and attention is faster without
-        if int(batch.lengths[-1]) < input_ids.shape[1]:
-            mask = (torch.arange(input_ids.shape[1], device=lengths.device) < lengths[:, None]).long()
-        hidden = self.model(input_ids=input_ids, attention_mask=mask).last_hidden_state
-        return self.head(hidden, lengths, num_skipped)
+        hidden = self.backbone(batch.input_ids, batch.lengths)
+        vectors: torch.Tensor = self.head(hidden, batch.lengths.to(hidden.device, non_blocking=True), num_skipped)
+        return vectors
 
 
 def _copy_back(waiting: list[Part], vectors: np.ndarray) -> None:

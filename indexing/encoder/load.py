@@ -13,11 +13,13 @@ from safetensors import SafetensorError
 from tokenizers import normalizers
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
+from indexing.encoder.backbone import PaddedBackbone
 from indexing.encoder.batching import Tokens
 from indexing.encoder.device import default_batch_tokens, pick_device, pick_dtype
 from indexing.encoder.encoder import Encoder
 from indexing.encoder.head import Head
 from indexing.encoder.layout import Layout, read_layout
+from indexing.encoder.packed import PackedBert, can_pack
 from indexing.encoder.settings import EncoderSettings
 from indexing.errors import ConfigError
 
@@ -45,13 +47,14 @@ def load(path: Path, settings: EncoderSettings, *, num_threads: int | None) -> E
         tokenizer = _load_tokenizer(layout)
         model = _load_model(layout, config, dtype, device)
     head = Head(layout, config.hidden_size, settings.dim)
+    batch_tokens = settings.batch_tokens or default_batch_tokens(device)
     return Encoder(
-        model=model.eval(),
+        backbone=PackedBert(model, batch_tokens) if can_pack(model) else PaddedBackbone(model),
         head=head.to(device).eval(),
         tokens=Tokens(tokenizer, _max_tokens(layout, config, tokenizer, settings.max_tokens)),
         prompts=layout.prompts,
         include_prompt=layout.include_prompt,
-        batch_tokens=settings.batch_tokens or default_batch_tokens(device),
+        batch_tokens=batch_tokens,
         num_threads=torch.get_num_threads(),
     )
 
@@ -135,7 +138,7 @@ def _load_model(layout: Layout, config: Any, dtype: torch.dtype, device: torch.d
         if keys:
             raise ConfigError(f"expected all weights of a {config.model_type} in {folder}, {kind}: {_some(keys)}")
     model.to(device=device)
-    return model
+    return model.eval()
 
 
 def _some(keys: list[str]) -> str:

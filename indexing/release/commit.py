@@ -126,7 +126,10 @@ def hash_object(store: Store, key: str) -> str:
 
 
 def missing_blobs(store: Store, release: Release) -> list[str]:
-    """The digests of the release's blobs that the store doesn't hold in their size: none, unless something deletes."""
+    """The digests of the release's blobs that the store doesn't hold, or says are others: none, unless it is meddled with.
+
+    Goes by size, and by SHA-256 where the store tells one; reads no blob.
+    """
     return [sha256 for sha256, blob in release.blobs().items() if _find(store, blob) is None]
 
 
@@ -152,9 +155,11 @@ def _holds(store: Store, blob: Blob, read_back: bool) -> bool:
 
 
 def _find(store: Store, blob: Blob) -> ObjectInfo | None:
-    """What the store says of the blob, if it is there in its size."""
+    """What the store says of the blob, if it is there in its size and with no other checksum."""
     info = store.head(blob_key(blob.sha256))
-    return info if info and info.size_bytes == blob.size_bytes else None
+    if info is None or info.size_bytes != blob.size_bytes or info.sha256 not in (None, blob.sha256):
+        return None
+    return info
 
 
 def _conflict(store: Store, release: Release, current: int | None) -> PublishConflict:

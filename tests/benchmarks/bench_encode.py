@@ -48,8 +48,9 @@ def run(texts: list[str], model: str, repeats: int = 3) -> dict[str, Any]:
         encodes = {name: _peer(path, dtype) for name, dtype in PEERS.items()}
         encodes |= {name: encoder.encode for name, encoder in ours.items()}
         seconds, vectors = _take_turns(texts, encodes, repeats)
+        num_weights = _num_weights(path)
     encoder = ours[AUTO]
-    flops = 2 * _num_weights(encoder) * encoder.stats.num_tokens
+    flops = 2 * num_weights * encoder.stats.num_tokens
     rate = matmul_rate(torch.bfloat16, encoder.device)
     rows = {name: _row(len(texts), encoder.stats.num_tokens, flops / rate, seconds[name]) for name in encodes}
     for name, row in rows.items():
@@ -127,9 +128,10 @@ def _take_turns(
     return seconds, vectors
 
 
-def _num_weights(encoder: Encoder) -> int:
+def _num_weights(path: Path) -> int:
     """Weights that every token is multiplied with."""
-    return sum(value.numel() for name, value in encoder.model.named_parameters() if "embeddings" not in name)
+    model = SentenceTransformer(str(path), device="cpu")
+    return sum(value.numel() for name, value in model.named_parameters() if "embeddings" not in name)
 
 
 def _row(num_texts: int, num_tokens: int, seconds_at_rate: float, seconds: list[float]) -> dict[str, Any]:

@@ -192,6 +192,7 @@ def test_create_knows_its_own_bytes_again(store: Store) -> None:
     assert store.create("a", b"writer 1")
 
 
+@pytest.mark.case(4)
 def test_of_fifty_creates_at_once_one_wins(store: Store) -> None:
     start = threading.Barrier(NUM_RACERS)
 

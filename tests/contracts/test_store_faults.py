@@ -91,6 +91,7 @@ def test_without_faults_the_proxy_is_not_noticed(store: S3Store, tmp_path: Path)
     assert [info.key for info in store.list()] == ["f"]
 
 
+@pytest.mark.case(3)
 @pytest.mark.parametrize("num_lost", [1, MAX_ATTEMPTS])
 def test_a_create_whose_answer_is_lost_is_known_as_ours(
     store: S3Store, direct: Store, proxy: FaultProxy, num_lost: int
@@ -102,6 +103,7 @@ def test_a_create_whose_answer_is_lost_is_known_as_ours(
     assert methods(proxy)[-1] == "GET"
 
 
+@pytest.mark.case(3)
 def test_a_create_whose_answer_is_lost_is_known_as_another_s(store: S3Store, direct: Store, proxy: FaultProxy) -> None:
     direct.create("a", b"writer 2")
     proxy.plan = first(is_method("PUT"), *[DROP_RESPONSE] * MAX_ATTEMPTS)
@@ -109,6 +111,7 @@ def test_a_create_whose_answer_is_lost_is_known_as_another_s(store: S3Store, dir
     assert direct.get("a") == b"writer 2"
 
 
+@pytest.mark.case(3)
 def test_a_create_is_settled_when_reading_back_has_trouble_too(store: S3Store, proxy: FaultProxy) -> None:
     put, get = first(is_method("PUT"), DROP_RESPONSE), first(is_method("GET"), CUT, RESET, UNAVAILABLE)
     proxy.plan = lambda request: put(request) if request.method == "PUT" else get(request)
@@ -140,6 +143,7 @@ def test_a_create_that_is_not_allowed_says_so_at_once(store: S3Store, proxy: Fau
     assert methods(proxy) == ["PUT"]
 
 
+@pytest.mark.case(5)
 def test_a_create_that_stalls_while_another_wins_loses(store: S3Store, direct: Store, proxy: FaultProxy) -> None:
     arrived = threading.Event()
 
@@ -273,6 +277,7 @@ def test_a_multipart_upload_survives_one_fault_at_each_step(
     assert hashlib.sha256(direct.get("f")).hexdigest() == large_file[1]
 
 
+@pytest.mark.case(9)
 @pytest.mark.parametrize("step", ["partNumber=", "uploadId="])
 def test_a_multipart_upload_that_fails_is_aborted(
     store: S3Store, direct: Store, proxy: FaultProxy, large_file: tuple[Path, str], step: str
@@ -323,6 +328,7 @@ def test_an_upload_in_one_request_is_tried_again_from_its_start(
     assert store.get("f") == data
 
 
+@pytest.mark.case(3)
 @pytest.mark.parametrize(
     "fault", [Fault(answer_delay_s=1.5), Fault(delay_s=1.5)], ids=["answer too late", "request too late"]
 )
@@ -335,6 +341,7 @@ def test_a_create_that_times_out_is_known_as_ours(
     assert direct.get("a") == b"writer 1"
 
 
+@pytest.mark.case(7)
 @pytest.mark.parametrize("share", [0.1, 0.3])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_storm_ends_in_done_or_unavailable_and_never_in_wrong_data(
@@ -371,6 +378,7 @@ def test_a_storm_ends_in_done_or_unavailable_and_never_in_wrong_data(
     assert all(stored.get(key, b"") in possible for key, possible in held.items())
 
 
+@pytest.mark.case(6)
 def test_a_store_that_ignores_conditions_is_refused(s3_server: SeaweedFS, s3_store_url: str) -> None:
     resign = without_conditions(s3_server.access_key, s3_server.secret_key)
     with FaultProxy(s3_server.endpoint, resign=resign) as proxy:
@@ -380,6 +388,7 @@ def test_a_store_that_ignores_conditions_is_refused(s3_server: SeaweedFS, s3_sto
         assert list(store.list()) == []
 
 
+@pytest.mark.case(6)
 def test_a_store_that_does_not_know_conditions_is_refused(store: S3Store, proxy: FaultProxy) -> None:
     unknown = Fault(kind="answer", status=501, code="NotImplemented")
     proxy.plan = always(lambda request: "if-none-match" in request.headers, unknown)
@@ -392,6 +401,7 @@ def test_preflight_is_not_fooled_by_faults(store: S3Store, proxy: FaultProxy) ->
     preflight(store)
 
 
+@pytest.mark.case(6)
 def test_rclone_s_server_is_refused(tmp_path: Path, s3_environment: dict[str, str]) -> None:
     binary = rclone_binary()
     if binary is None:

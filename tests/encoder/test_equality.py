@@ -17,7 +17,12 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import nn
 
 from indexing.encoder import EncoderSettings, encoder_files, load_encoder, resolve_model
+from indexing.encoder import load as load_module
+from indexing.encoder import packed as packed_module
+from indexing.encoder.backbone import PaddedBackbone
+from indexing.encoder.device import CPU_FLAGS, cpu_flags
 from indexing.encoder.encoder import Encoder
+from indexing.encoder.packed import PackedBert
 
 Make = Callable[..., SentenceTransformer]
 Load = Callable[..., Encoder]
@@ -50,8 +55,36 @@ def test_every_head_equals_sentence_transformers(make_model: Make, load: Load, h
 
 @pytest.mark.parametrize("kind", ["roberta", "distilbert", "mpnet", "modernbert", "t5"])
 def test_other_architectures_equal_sentence_transformers(make_model: Make, load: Load, kind: str) -> None:
-    truth = make_model("mean", kind=kind).encode(TEXTS)
-    assert lowest_cosine(load().encode(TEXTS), truth) >= EXACT
+    texts = [*TEXTS, "[PAD] a padding token [PAD] inside of a text"]  # which RoBERTa does not count as a position
+    truth = make_model("mean", kind=kind).encode(texts)
+    assert lowest_cosine(load().encode(texts), truth) >= EXACT
+
+
+@pytest.mark.skipif(not CPU_FLAGS & cpu_flags(), reason="needs a CPU with bfloat16 instructions")
+@pytest.mark.parametrize("dtype,least", [("float32", EXACT), ("bfloat16", BRAIN)])
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_the_forward_pass_without_padding_equals_transformers_own(
+    make_model: Make, load: Load, monkeypatch: pytest.MonkeyPatch, kind: str, dtype: str, least: float
+) -> None:
+    make_model("mean", kind=kind)
+    packed = load(dtype=dtype)
+    monkeypatch.setattr(load_module, "can_pack", lambda model: False)
+    padded = load(dtype=dtype)
+    assert (type(packed.backbone), type(padded.backbone)) == (PackedBert, PaddedBackbone)
+    texts = [f"{text} " * count for text in TEXTS for count in (1, 2, 5)]
+    for longest in (0, 1000):  # torch's attention, and the plain one
+        monkeypatch.setattr(packed_module, "LONGEST_PLAIN", dict.fromkeys(packed_module.LONGEST_PLAIN, longest))
+        assert lowest_cosine(packed.encode(texts), padded.encode(texts)) >= least
+
+
+def test_models_that_only_look_like_bert_are_left_to_transformers(make_model: Make, load: Load, tmp_path: Path) -> None:
+    make_model()
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_act": "relu"}))
+    truth = SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(TEXTS)
+    encoder = load()
+    assert type(encoder.backbone) is PaddedBackbone
+    assert lowest_cosine(encoder.encode(TEXTS), truth) >= EXACT
 
 
 @pytest.mark.parametrize("dtype,least", [("float32", EXACT), ("bfloat16", BRAIN)])
@@ -142,6 +175,25 @@ def test_a_plain_transformers_folder_is_read_as_sentence_transformers_reads_it(
     texts = [text for text in TEXTS if text]
     truth = SentenceTransformer(str(folder), device="cpu").encode(texts)
     assert lowest_cosine(load(folder).encode(texts), truth) >= EXACT
+
+
+def test_the_old_way_of_writing_a_model_is_read(make_model: Make, load: Load, tmp_path: Path) -> None:
+    truth = make_model("cls").encode(TEXTS)
+    root = tmp_path / "model"
+    (root / "0_Transformer").mkdir()
+    for path in [path for path in root.iterdir() if path.is_file() and "modules" not in path.name]:
+        if path.name != "config_sentence_transformers.json":
+            path.rename(root / "0_Transformer" / path.name)
+    (root / "config_sentence_transformers.json").unlink()
+    (root / "0_Transformer" / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 64}))
+    kinds = {"0_Transformer": "Transformer", "1_Pooling": "Pooling"}
+    entries = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
+    (root / "modules.json").write_text(json.dumps([entry | {"idx": 0, "name": entry["path"]} for entry in entries]))
+    modes = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": False}
+    (root / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32} | modes))
+    assert lowest_cosine(load().encode(TEXTS), truth) >= EXACT
+    assert lowest_cosine(load().encode(TEXTS), SentenceTransformer(str(root), device="cpu").encode(TEXTS)) >= EXACT
+    assert "0_Transformer/model.safetensors" in encoder_files(root)
 
 
 def test_a_copy_of_just_the_encoder_files_encodes_the_same_everywhere(

@@ -17,6 +17,7 @@ import torch
 from encoder.tiny_models import TEXTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from indexing.encoder import EncodeStats
@@ -167,11 +168,12 @@ def test_a_split_frees_the_tensors_of_the_failed_attempt_first(
     assert encoder.stats.num_oom_splits == 1
 
 
-def test_vectors_that_are_not_finite_are_refused(encoder: Encoder) -> None:
-    with torch.no_grad():
-        encoder.model.get_input_embeddings().weight.fill_(float("nan"))
+def test_vectors_that_are_not_finite_are_refused(make_model: Make, load: Load, tmp_path: Path) -> None:
+    make_model()
+    path = tmp_path / "model" / "model.safetensors"
+    save_file({name: torch.full_like(value, torch.nan) for name, value in load_file(path).items()}, path)
     with pytest.raises(DataError, match=r"expected vectors of norm 1 .* got nan for text 0 \(2 of 2 texts\)"):
-        encoder.encode(["jazz", "news"])
+        load().encode(["jazz", "news"])
 
 
 def test_indexing_does_not_load_torch_until_an_encoder_is_loaded(tmp_path: Path) -> None:

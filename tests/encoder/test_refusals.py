@@ -38,6 +38,7 @@ def folder(make_model: Make, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+@pytest.mark.case(21)
 @pytest.mark.parametrize(
     "name,words",
     [
@@ -62,6 +63,7 @@ def test_a_missing_folder_and_a_file_in_its_place_are_named(load: Load, folder: 
         load(folder / "modules.json")
 
 
+@pytest.mark.case(21)
 @pytest.mark.parametrize("where", ["", "2_Dense"])
 def test_pickled_weights_are_never_opened(load: Load, folder: Path, tmp_path: Path, where: str) -> None:
     class Trap:
@@ -75,6 +77,7 @@ def test_pickled_weights_are_never_opened(load: Load, folder: Path, tmp_path: Pa
     assert not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.case(21)
 @pytest.mark.parametrize(
     "position,kind,words",
     [
@@ -91,6 +94,7 @@ def test_an_unknown_module_is_named(load: Load, folder: Path, position: int, kin
         load()
 
 
+@pytest.mark.case(21)
 def test_a_module_outside_the_folder_is_refused(load: Load, folder: Path) -> None:
     modules = json.loads((folder / "modules.json").read_text())
     modules[1]["path"] = "../elsewhere"
@@ -99,6 +103,7 @@ def test_a_module_outside_the_folder_is_refused(load: Load, folder: Path) -> Non
         load()
 
 
+@pytest.mark.case(21)
 @pytest.mark.parametrize(
     "name,changes,words",
     [
@@ -127,6 +132,7 @@ def test_what_would_change_the_vectors_is_named(
         load()
 
 
+@pytest.mark.case(21)
 def test_broken_json_and_broken_weights_are_named(load: Load, folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"not weights at all")
     with refused("bert text encoder in .*model, got"):
@@ -136,6 +142,7 @@ def test_broken_json_and_broken_weights_are_named(load: Load, folder: Path) -> N
         load()
 
 
+@pytest.mark.case(21)
 def test_no_weight_is_ever_random(load: Load, folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     key = "encoder.layer.1.output.dense.weight"

@@ -44,7 +44,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _written_world(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> World:
+def written_world(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> World:
     """Two files; the second ends with three ids that are there already and a row without a title."""
     folder = tmp_path_factory.mktemp("written")
     rows = make_rows()
@@ -55,15 +55,15 @@ def _written_world(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -
 
 
 @pytest.fixture
-def fresh_world(_written_world: World, tmp_path: Path) -> World:
+def fresh_world(written_world: World, tmp_path: Path) -> World:
     """A catalogue and a configuration before any night."""
-    return _written_world.copied(tmp_path / "world")
+    return written_world.copied(tmp_path / "world")
 
 
 @pytest.fixture(scope="session")
-def first_world(_written_world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+def first_world(written_world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
     """Where the first night was. Only to be read; `world` is for changing."""
-    return _written_world.copied(tmp_path_factory.mktemp("first") / "world")
+    return written_world.copied(tmp_path_factory.mktemp("first") / "world")
 
 
 @pytest.fixture(scope="session")

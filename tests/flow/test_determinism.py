@@ -17,9 +17,10 @@ LEASE_S = 120
 
 
 @pytest.fixture(scope="session")
-def undisturbed(first_world: World) -> Night:
+def undisturbed(written_world: World, tmp_path_factory: pytest.TempPathFactory) -> Night:
     """A night with two encoders; what a run with one must equal."""
-    return first_world.changed(ray={"encode_actors": 2}).run()
+    world = written_world.copied(tmp_path_factory.mktemp("undisturbed") / "world")
+    return world.changed(ray={"encode_actors": 2}).run()
 
 
 def test_a_killed_run_keeps_its_finished_chunks_and_the_next_ends_with_the_same_bytes(

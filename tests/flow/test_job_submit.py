@@ -10,12 +10,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from flow.worlds import NUM_EPISODES, NUM_SHOWS, NUM_TRACKS, ROOT, World, descendants, is_running
+from flow.worlds import NUM_EPISODES, NUM_SHOWS, NUM_TRACKS, ROOT, World, descendants, is_running, vector_world
 
 pytestmark = pytest.mark.timeout(600)
 BIN = Path(sys.executable).parent
@@ -44,9 +44,9 @@ def cluster(short_folder: Path) -> Iterator[Cluster]:
     del environment["RAY_AUTH_TOKEN_PATH"]
     subprocess.run(["ray", "get-auth-token", "--generate"], env=environment, check=True, stdout=subprocess.DEVNULL)
     gcs, dashboard, client = free_ports(3)
-    arguments = f"""ray start --head --block --num-cpus 2 --node-ip-address 127.0.0.1 --port {gcs} --temp-dir {short_folder}/ray
+    arguments = f"""ray start --head --block --num-cpus 2 --node-ip-address 127.0.0.1 --port {gcs}
         --dashboard-host 127.0.0.1 --dashboard-port {dashboard} --ray-client-server-port {client}
-        --object-store-memory 200000000 --disable-usage-stats"""
+        --temp-dir {short_folder}/ray --object-store-memory 200000000 --disable-usage-stats"""
     with (short_folder / "head.log").open("wb") as log:
         head = subprocess.Popen(arguments.split(), env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
@@ -74,14 +74,15 @@ def wait_until_up(cluster: Cluster, head: "subprocess.Popen[bytes]", log: Path) 
 
 def stop(head: "subprocess.Popen[bytes]") -> None:
     """Ends the head node and all below it; `ray stop` would end every cluster of this machine."""
-    children = descendants(head.pid)
-    head.send_signal(signal.SIGTERM)
-    head.wait(START_S)
-    deadline = time.monotonic() + 20
-    while (left := [pid for pid in children if is_running(pid)]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
+    started = descendants(head.pid)
+    for pid in (head.pid, *started):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    head.wait()
+    deadline = time.monotonic() + START_S
+    while any(is_running(pid) for pid in started):
+        assert time.monotonic() < deadline, "expected Ray's processes to end"
+        time.sleep(0.05)
 
 
 def read_token(cluster: Cluster) -> str:
@@ -91,17 +92,25 @@ def read_token(cluster: Cluster) -> str:
 def jobs_api(cluster: Cluster, token: str | None) -> int:
     """The status that the Jobs API answers; 0 while nothing listens."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(f"{cluster.dashboard}/api/jobs/", headers=headers)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(
-            urllib.request.Request(f"{cluster.dashboard}/api/jobs/", headers=headers), timeout=10
-        ) as answer:
-            status: int = answer.status
-            return status
+        with opener.open(request, timeout=10) as answer:
+            return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
     except OSError:
         return 0
+
+
+def submit(cluster: Cluster, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """`ray job submit`, again while the head node's agent, which is the last to start, is not there yet."""
+    options = ["--address", cluster.dashboard, "--working-dir", "."]
+    deadline = time.monotonic() + START_S
+    while True:
+        done = cluster.command("ray", "job", "submit", *options, "--", "python", "-m", "jobs", *arguments)
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            return done
 
 
 def test_without_the_token_the_jobs_api_answers_401(cluster: Cluster) -> None:
@@ -112,8 +121,7 @@ def test_without_the_token_the_jobs_api_answers_401(cluster: Cluster) -> None:
 
 def test_a_submitted_night_publishes_and_leaves_no_token_in_what_it_says(cluster: Cluster, fresh_world: World) -> None:
     path = fresh_world.write_config()
-    job = f"--address {cluster.dashboard} --working-dir . -- python -m jobs nightly -c {path} ray.encode_actors=1"
-    done = cluster.command("ray", "job", "submit", *job.split())
+    done = submit(cluster, "nightly", "-c", str(path))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (release,) = fresh_world.releases()
     assert release.num_items == NUM_TRACKS + NUM_SHOWS + NUM_EPISODES
@@ -123,15 +131,15 @@ def test_a_submitted_night_publishes_and_leaves_no_token_in_what_it_says(cluster
 
 def test_a_submitted_night_that_fails_fails_the_job_with_its_one_line(cluster: Cluster, fresh_world: World) -> None:
     path = fresh_world.write_config()
-    job = f"--address {cluster.dashboard} --working-dir . -- python -m jobs nightly -c {path} index.m=5"
-    done = cluster.command("ray", "job", "submit", *job.split())
+    done = submit(cluster, "nightly", "-c", str(path), "index.m=5")
     assert done.returncode != 0
     assert "nightcrate: " in done.stdout and "unknown key index.m" in done.stdout
     assert not fresh_world.releases()
 
 
-def test_stages_run_one_by_one_on_the_artifacts_of_those_before(cluster: Cluster, fresh_world: World) -> None:
-    path = fresh_world.write_config()
+def test_stages_run_one_by_one_on_the_artifacts_of_those_before(cluster: Cluster, tmp_path: Path) -> None:
+    world = vector_world(tmp_path / "world")
+    path = world.write_config()
 
     def run(stage: str) -> "subprocess.CompletedProcess[str]":
         return cluster.command(sys.executable, "-m", "jobs", stage, "-c", str(path), RAY_ADDRESS=cluster.address)
@@ -140,7 +148,7 @@ def test_stages_run_one_by_one_on_the_artifacts_of_those_before(cluster: Cluster
     assert (refused.returncode, refused.stderr.count("nightcrate: ")) == (2, 1)
     assert "encode" in refused.stderr.splitlines()[-1]
     for stage in ("encode", "build", "validate", "publish"):
-        assert not fresh_world.releases()
+        assert not world.releases()
         done = run(stage)
         assert done.returncode == 0, done.stderr[-2000:]
-    assert [release.number for release in fresh_world.releases()] == [1]
+    assert [release.number for release in world.releases()] == [1]

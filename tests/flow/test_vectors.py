@@ -3,37 +3,14 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from flow.worlds import Night, World, assert_refused, shard_digests
+from flow.worlds import IDS, VECTORS, Night, World, assert_refused, shard_digests, vector_world, write_vectors
 
 from indexing import open_release
 from indexing.errors import ConfigError, ValidationFailed
 
 pytestmark = pytest.mark.timeout(600)
-NUM_ITEMS, DIM = 300, 16
-VECTORS = np.random.default_rng(0).normal(size=(NUM_ITEMS, DIM)).astype(np.float32)
-IDS = [f"item-{number:03}" for number in range(NUM_ITEMS)]
-
-
-def vector_world(folder: Path, num_items: int = NUM_ITEMS) -> World:
-    write_vectors(folder, num_items)
-    config = {
-        "name": "vectors",
-        "store": f"file://{folder}/store",
-        "workspace": f"file://{folder}/workspace",
-        "catalogue": {"collections": {"tracks": {"item_types": ["track"]}}},
-        "vectors": {"path": f"{folder}/vectors.parquet"},
-        "index": {"rows_per_shard": 200, "M": 8, "ef_construction": 60},
-    }
-    return World(folder, config)
-
-
-def write_vectors(folder: Path, num_items: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    columns = {"item_id": IDS, "label": [f"label {item_id}" for item_id in IDS], "vector": list(VECTORS)}
-    pq.write_table(pa.table(columns).slice(0, num_items), folder / "vectors.parquet", row_group_size=100)
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +27,7 @@ def test_an_items_own_vector_finds_it_with_what_came_along(published: tuple[Worl
     assert (metadata["title"], metadata["item_type"], metadata["label"]) == (IDS[7], "track", "label item-007")
 
 
-def test_a_release_without_an_encoder_says_so_when_asked_in_text(
-    published: tuple[World, Night], tmp_path: Path
-) -> None:
+def test_a_release_without_an_encoder_refuses_text(published: tuple[World, Night], tmp_path: Path) -> None:
     world, night = published
     assert night.release.encoder is None
     assert "encode" not in night.seconds
@@ -78,14 +53,3 @@ def test_a_catalogue_that_shrinks_past_the_gate_is_not_published(
     with pytest.raises(ValidationFailed, match=r"tracks: change of row count is 0\.3333, expected ≤ 0\.2; nothing"):
         world.run()
     assert_refused(world)
-
-
-def test_chunks_that_differ_in_dimension_are_refused(tmp_path: Path) -> None:
-    world = vector_world(tmp_path / "world")
-    folder = world.folder / "folder"
-    for name, dim in (("a", DIM), ("b", DIM - 1)):
-        folder.mkdir(exist_ok=True)
-        columns = {"item_id": [f"{name}{item_id}" for item_id in IDS], "vector": list(VECTORS[:, :dim])}
-        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
-    assert world.changed(vectors={"path": str(folder)}).command("nightly") == 3
-    assert not world.releases()

@@ -34,6 +34,9 @@ SYLLABLES = [
 NUM_TRACKS, NUM_SHOWS, NUM_EPISODES = 360, 40, 100
 NUM_SAME_TITLE = 24
 """Tracks whose title, all of their text, is that of the first track."""
+VECTORS = np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32)
+IDS = [f"item-{number:03}" for number in range(len(VECTORS))]
+"""Ready-made vectors, float32 (num_items, dim), and whose they are."""
 
 
 def words(generator: np.random.Generator, count: int) -> str:
@@ -102,6 +105,12 @@ def publish_without_ray(folder: Path, model: Path, num_releases: int = 2) -> str
     return store.url
 
 
+def write_vectors(folder: Path, num_items: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = {"item_id": IDS, "label": [f"label {item_id}" for item_id in IDS], "vector": list(VECTORS)}
+    pq.write_table(pa.table(columns).slice(0, num_items), folder / "vectors.parquet", row_group_size=100)
+
+
 @dataclass(frozen=True)
 class Night:
     """What one run has made, and how long each stage took; a stage that was skipped is not in `seconds`."""
@@ -151,8 +160,8 @@ class World:
         config = json.loads(json.dumps(self.config).replace(str(self.folder), str(folder)))
         return World(folder, config)
 
-    def run(self, last_stage: str = "nightly", *overrides: str) -> Night:
-        """Runs the stages in this process; raises what they raise."""
+    def run(self, last_stage: str = "publish", *overrides: str) -> Night:
+        """Runs the stages up to `last_stage` in this process; raises what they raise."""
         progress = Progress(Console(quiet=True))
         outcome = run(load_config(str(self.write_config()), overrides), last_stage, progress)
         return Night(outcome, progress.seconds)
@@ -225,3 +234,17 @@ def assert_refused(world: World) -> None:
     assert [release.number for release in world.releases()] == [1]
     (path,) = world.folder.glob("workspace/validations/*/failed.json")
     assert not all(gate["holds"] for gate in json.loads(path.read_text())["gates"])
+
+
+def vector_world(folder: Path) -> World:
+    """A world whose vectors are ready-made: no encoder, no torch, two shards."""
+    write_vectors(folder, len(IDS))
+    config = {
+        "name": "vectors",
+        "store": f"file://{folder}/store",
+        "workspace": f"file://{folder}/workspace",
+        "catalogue": {"collections": {"tracks": {"item_types": ["track"]}}},
+        "vectors": {"path": f"{folder}/vectors.parquet"},
+        "index": {"rows_per_shard": 200, "M": 8, "ef_construction": 60},
+    }
+    return World(folder, config)

@@ -116,6 +116,7 @@ def test_any_release_survives_the_round_trip_in_one_canonical_form(release: Rele
 SHARD = ("collections", 0, "shards", 0)
 
 
+@pytest.mark.case(12)
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [
@@ -195,6 +196,7 @@ def objects_of(value: Any) -> list[dict[str, Any]]:
 FREE_FORM = ({"default": "{title}"}, {"recall_at_10": 0.97}, {"hnswlib": "0.8.0"}, {"query": ""})
 
 
+@pytest.mark.case(12)
 def test_a_missing_or_unknown_field_anywhere_is_refused_by_name() -> None:
     num_tried = 0
     for position, fixed in enumerate(objects_of(SAMPLE)):
@@ -213,6 +215,7 @@ def test_a_missing_or_unknown_field_anywhere_is_refused_by_name() -> None:
     assert num_tried > 50
 
 
+@pytest.mark.case(12)
 @pytest.mark.parametrize(
     "data",
     [
@@ -274,6 +277,7 @@ def test_a_writer_cannot_write_what_a_reader_refuses(change: Callable[[Release],
         release_to_bytes(change(sample_release()))
 
 
+@pytest.mark.case(13)
 def test_keys_come_from_digests_and_numbers_alone() -> None:
     assert blob_key("ab" * 32) == "blobs/sha256/ab/" + "ab" * 32
     assert release_key(42) == "releases/00000000000000000042.json"

@@ -205,7 +205,7 @@ def test_a_prune_that_deletes_in_spite_of_its_last_look_is_made_good_after_the_c
     resend_missing(history.store, release, upload)
     verify_release(history.store, release)
     history.store.delete(blob_key(index.sha256))
-    with pytest.raises(StoreUnavailable, match="its blobs vanish as often as they are sent"):
+    with pytest.raises(StoreUnavailable, match="vanish or change as often as they are sent"):
         resend_missing(history.store, release, lambda: None)
 
 
@@ -222,37 +222,49 @@ def publish_reused(history: History, release: Release) -> None:
 
 
 @pytest.mark.case(16)
-def test_many_interleavings_of_publish_and_prune_lose_nothing(tmp_path: Path, trials: Trials) -> None:
-    """Publishes that flip between old contents while prunes without a lease run beside them."""
+def test_many_publishes_prunes_and_rollbacks_that_take_turns_lose_nothing(tmp_path: Path, trials: Trials) -> None:
+    """Each holds the lease, as the commands do. Every release reuses blobs that the prunes, of age 0, would take."""
     history, stop, errors = History(tmp_path), threading.Event(), list[BaseException]()
     collections = [history.collection(seed) for seed in range(3)]
+    history.publish(0)
 
-    def prune_for_ever() -> None:
-        while not stop.is_set():
-            try:
-                plan = plan_prune(history.store, keep_last=1, min_age_s=0.02)
-                apply_prune(history.store, replace(plan, orphans=()), still_ours)  # those are still going on
-            except DamagedError:  # it lists while a release is committed, and then deletes nothing
-                continue
-            except BaseException as error:
-                errors.append(error)
-                return
+    def in_turn(act: Callable[[], object]) -> None:
+        try:
+            while not stop.is_set():
+                with hold_lease(history.store, threading.current_thread().name, wait=True, ttl_s=30, poll_s=0.002):
+                    act()
+                time.sleep(0.005)
+        except BaseException as error:
+            errors.append(error)
+            stop.set()
 
-    threads = [threading.Thread(target=prune_for_ever) for _ in range(2)]
+    def go_back() -> None:
+        current = read_release(history.store)
+        whole = [number for number in range(1, current.number) if history.has(read_release(history.store, number))]
+        if whole:
+            roll_back(history.store, whole[0])
+
+    threads = [
+        threading.Thread(target=in_turn, args=(lambda: prune(history.store, min_age_s=0),), name="prune"),
+        threading.Thread(target=in_turn, args=(go_back,), name="rollback"),
+    ]
     for thread in threads:
         thread.start()
     try:
-        for number in range(1, 41):
-            trials.tried()
-            publish_reused(history, make_release(number, collections[number % 3]))
-            time.sleep(0.03)
-            verify_release(history.store, read_release(history.store))
-            trials.held()
+        for turn in range(15):
+            with hold_lease(history.store, "publish", wait=True, ttl_s=30, poll_s=0.002):
+                trials.tried()
+                number = read_release(history.store).number + 1
+                publish_reused(history, make_release(number, collections[turn % 3]))
+                verify_release(history.store, read_release(history.store))
+                trials.held()
+            time.sleep(0.005)
+            assert not errors
     finally:
         stop.set()
         for thread in threads:
             thread.join()
-    assert not errors
+    verify_release(history.store, read_release(history.store))
 
 
 @pytest.mark.case(16)

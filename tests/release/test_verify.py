@@ -52,6 +52,7 @@ def test_a_release_on_any_store_can_be_verified(store_url: str, maker: ReleaseMa
     assert verify_release(open_store(store_url), release).num_items == 60
 
 
+@pytest.mark.case(11)
 @pytest.mark.parametrize("how", ["flip", "truncate", "grow", "delete"])
 def test_one_damaged_blob_of_any_kind_is_named(target_store: Store, published: Release, how: str) -> None:
     for sha256 in published.blobs():

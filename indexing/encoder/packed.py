@@ -1,0 +1,133 @@
+"""BERT and RoBERTa on an x86 CPU without padding: all tokens of a batch in a row, attention per group of equal length.
+
+Linear layers run as oneDNN primitives on weights laid out once, GELU and residuals fused into them (the operators that
+torch.compile uses, without its compiler). Measured on one thread of a Zen 4 CPU in bfloat16, with catalogue texts:
+7,359 tokens/s against 6,085 of transformers' own forward pass on the same batches.
+
+Shape letters: N tokens of all texts, B texts of one length, T tokens of a text, H hidden size, A heads, D head size.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from indexing.encoder.device import CPU_FLAGS, cpu_flags
+
+FAMILY = ("bert", "roberta", "xlm-roberta", "camembert")
+# In bfloat16 two products and a softmax beat torch's attention up to about this length; in float32 never for long.
+LONGEST_PLAIN = {torch.bfloat16: 256, torch.float32: 32}
+
+
+class Linear(NamedTuple):
+    weight: torch.Tensor
+    """In oneDNN's own layout: opaque, only good for the call below."""
+    bias: torch.Tensor
+
+    def __call__(self, rows: torch.Tensor, *, gelu: bool = False) -> torch.Tensor:
+        post: tuple[str, list[float], str] = ("gelu", [], "none") if gelu else ("none", [], "")
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, *post)
+        return result
+
+    def plus(self, rows: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(rows, residual, self.weight, self.bias, "add")
+        return result
+
+
+class Layer(NamedTuple):
+    query_key_value: Linear
+    output: Linear
+    output_norm: nn.Module
+    up: Linear
+    down: Linear
+    down_norm: nn.Module
+
+
+def can_pack(model: Any) -> bool:
+    """Whether `PackedBert` computes what the model does, on this machine, in its number format."""
+    config = model.config
+    flags = cpu_flags() if model.device.type == "cpu" else set()
+    has_format = "avx2" in flags if model.dtype == torch.float32 else bool(CPU_FLAGS & flags)
+    return (
+        has_format
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and config.model_type in FAMILY
+        and config.hidden_act == "gelu"
+        and not config.is_decoder
+    )
+
+
+class PackedBert:
+    """A `Backbone` made from a model of transformers, whose linear layers are copied into another layout."""
+
+    def __init__(self, model: Any, batch_tokens: int) -> None:
+        self.device, self.dtype = model.device, model.dtype
+        embeddings = model.embeddings
+        self._num_heads: int = model.config.num_attention_heads
+        self._words = embeddings.word_embeddings
+        self._norm = embeddings.LayerNorm
+        self._positions = embeddings.position_embeddings
+        self._type_H = embeddings.token_type_embeddings.weight[0]
+        self._padding_id = None if model.config.model_type == "bert" else int(embeddings.padding_idx)
+        self._layers = [_pack_layer(layer, batch_tokens) for layer in model.encoder.layer]
+
+    def __call__(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """See `Backbone`."""
+        columns = torch.arange(input_ids.shape[1])
+        inside = columns < lengths[:, None]
+        positions = columns.expand_as(input_ids) if self._padding_id is None else self._roberta_positions(input_ids)
+        words_NH = self._words(input_ids[inside]) + self._type_H
+        hidden_NH = self._norm(words_NH + self._positions(positions[inside]))
+        groups = torch.stack(torch.unique_consecutive(lengths, return_counts=True), 1).tolist()
+        for layer in self._layers:
+            context_NH = self._attend(layer.query_key_value(hidden_NH), groups)
+            hidden_NH = layer.output_norm(layer.output.plus(context_NH, hidden_NH))
+            hidden_NH = layer.down_norm(layer.down.plus(layer.up(hidden_NH, gelu=True), hidden_NH))
+        padded = hidden_NH.new_zeros(*input_ids.shape, hidden_NH.shape[1])
+        padded[inside] = hidden_NH
+        return padded
+
+    def _roberta_positions(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Counted from padding_id + 1, over the tokens that are not padding (which a text can hold, too)."""
+        assert self._padding_id is not None
+        is_word = input_ids != self._padding_id
+        return is_word.cumsum(1) * is_word + self._padding_id
+
+    def _attend(self, packed: torch.Tensor, groups: list[list[int]]) -> torch.Tensor:
+        """Packed queries, keys and values (N, 3H) to contexts (N, H); groups are (tokens of a text, texts)."""
+        parts = packed.split([length * num_texts for length, num_texts in groups])
+        contexts = [self._attend_equal(part, *group) for part, group in zip(parts, groups, strict=True)]
+        return contexts[0] if len(contexts) == 1 else torch.cat(contexts)
+
+    def _attend_equal(self, packed: torch.Tensor, length: int, num_texts: int) -> torch.Tensor:
+        split = packed.view(num_texts, length, 3, self._num_heads, -1).permute(2, 0, 3, 1, 4)
+        if length > LONGEST_PLAIN[self.dtype]:
+            context_BATD = nn.functional.scaled_dot_product_attention(*split)
+        else:
+            head_size = split.shape[-1]
+            query, key, value = split.reshape(3, num_texts * self._num_heads, length, head_size)
+            zero = query.new_empty(1, 1, 1)  # beta=0: never read
+            scores = torch.baddbmm(zero, query, key.transpose(1, 2), beta=0, alpha=head_size**-0.5)
+            context_BATD = torch.bmm(scores.softmax(-1), value).view(split.shape[1:])
+        return context_BATD.transpose(1, 2).reshape(num_texts * length, -1)
+
+
+def _pack_layer(layer: Any, batch_tokens: int) -> Layer:
+    attention = layer.attention
+    parts = (attention.self.query, attention.self.key, attention.self.value)
+    return Layer(
+        query_key_value=_pack(
+            torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]), batch_tokens
+        ),
+        output=_pack(attention.output.dense.weight, attention.output.dense.bias, batch_tokens),
+        output_norm=attention.output.LayerNorm,
+        up=_pack(layer.intermediate.dense.weight, layer.intermediate.dense.bias, batch_tokens),
+        down=_pack(layer.output.dense.weight, layer.output.dense.bias, batch_tokens),
+        down_norm=layer.output.LayerNorm,
+    )
+
+
+def _pack(weight: torch.Tensor, bias: torch.Tensor, batch_tokens: int) -> Linear:
+    """batch_tokens is a hint for the layout; any number of rows can be multiplied."""
+    return Linear(torch.ops.mkldnn._reorder_linear_weight(weight.detach(), batch_tokens), bias.detach())

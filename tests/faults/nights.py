@@ -1,0 +1,100 @@
+"""Two nights of a small catalogue: the second brings other rows, and is what the faults happen to."""
+
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from faults.ray_head import RayHead
+from flow.worlds import World, make_config, make_rows, write_rows
+
+from indexing.release.manifest import Release
+from indexing.store import Store, open_store
+from indexing.store.local import LocalStore
+
+DIM = 16
+NUM_CHANGED = 60
+LIMIT_S = 170.0
+
+
+@dataclass(frozen=True)
+class Nights:
+    """A world after its first night, with the catalogue of the second in place, and what the second should publish."""
+
+    world: World
+    first: Release
+    second: Release
+
+    def disturbed(self, folder: Path, store_url: str, *, endpoint: str | None = None) -> World:
+        """The state before the second night, with store and workspace moved below `store_url`."""
+        shutil.copytree(self.world.folder, folder)
+        config = json.loads(json.dumps(self.world.config).replace(str(self.world.folder), str(folder)))
+        moved = {name: f"{store_url}/{name}" for name in ("store", "workspace")}
+        for name, url in moved.items():
+            copy_store(open_store(self.world.config[name]), open_store(url))
+            shutil.rmtree(folder / name)
+        return World(folder, {**config, **moved, "s3": {"endpoint": endpoint}})
+
+
+def make_nights(folder: Path, model: Path | None, head: RayHead) -> Nights:
+    """With that encoder, or on ready-made vectors where there is none, which takes a fraction of the time."""
+    world = World(folder / "world", make_config(folder / "world", model or Path()))
+    rows, write = make_rows()[:300] + make_rows()[400:], write_rows
+    if model is None:
+        catalogue = {**world.config["catalogue"], "path": None}
+        world = world.changed(catalogue=catalogue, vectors={"path": world.config["catalogue"]["path"]})
+        write = write_vectors
+    write(world.folder / "catalogue" / "all.parquet", rows)
+    first = run_undisturbed(world, head)
+    changed = [{**row, "title": f"{row['title']} live"} for row in rows[:NUM_CHANGED]]
+    write(world.folder / "catalogue" / "all.parquet", [*changed, *rows[NUM_CHANGED + 5 :]])
+    reference = world.copied(folder / "reference")
+    return Nights(world, first, run_undisturbed(reference, head))
+
+
+def run_undisturbed(world: World, head: RayHead) -> Release:
+    run(world, head.driver_environment())
+    return world.releases()[-1]
+
+
+def run(world: World, environment: dict[str, str], expected: int = 0) -> str:
+    """Runs nightly as a process of its own; returns what it wrote to standard error."""
+    with world.start("nightly", **environment) as driver:
+        _, errors = driver.communicate(timeout=LIMIT_S)
+    assert driver.returncode == expected, errors
+    return errors
+
+
+def write_vectors(path: Path, rows: list[dict[str, Any]]) -> None:
+    """The rows without description, each with a vector that follows from id and title."""
+    seeds = [sum(row["title"].encode()) * 1009 + number for number, row in enumerate(rows)]
+    vectors = [np.random.default_rng(seed).normal(size=DIM).astype(np.float32) for seed in seeds]
+    table = pa.Table.from_pylist([{name: row[name] for name in ("item_id", "item_type", "title")} for row in rows])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.append_column("vector", pa.array(list(vectors), pa.list_(pa.float32(), DIM))), path)
+
+
+def copy_store(source: Store, target: Store) -> None:
+    for info in source.list():
+        target.put(info.key, source.get(info.key))
+
+
+def expire_lease(store: Store) -> None:
+    """What two minutes without a heartbeat do: the lease of a run that was killed is free."""
+    for info in store.list("leases/"):
+        if isinstance(store, LocalStore):
+            long_ago = time.time() - 3600
+            os.utime(store._path(info.key), (long_ago, long_ago))
+        else:
+            store.put(info.key, json.dumps({"owner": "killed", "is_free": True}).encode())
+
+
+def content(release: Release) -> Release:
+    """What is the same however a release came about."""
+    return replace(release, created_at="", writer_id="")

@@ -1,0 +1,75 @@
+"""Workers that die again and again, as the out-of-memory killer makes them: exit 6 in bounded time, never a hang."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from faults.conftest import GetNights
+from faults.kills import check_whole
+from faults.nights import content, expire_lease, run
+from faults.ray_head import RayHead, kill_all
+from support.report import Trials
+
+from indexing.store import open_store
+
+pytestmark = [pytest.mark.case(24), pytest.mark.timeout(600)]
+LIMIT_S = 240.0
+
+
+@contextmanager
+def killing(head: RayHead, name: str) -> Iterator[list[int]]:
+    """SIGKILL, as the out-of-memory killer sends it, to each process that starts to work on a task of that name."""
+    killed: list[int] = []
+    stop = threading.Event()
+
+    def kill_for_ever() -> None:
+        while not stop.wait(0.01):
+            found = [pid for pid in head.busy_workers(name) if pid not in killed]
+            kill_all(found)
+            killed.extend(found)
+
+    thread = threading.Thread(target=kill_for_ever)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("vectors", "build_shard"),
+        pytest.param("vectors", "prepare_part", marks=pytest.mark.faults),
+        pytest.param("vectors", "inspect_shard", marks=pytest.mark.faults),
+        pytest.param("vectors", "search_shard", marks=pytest.mark.faults),
+        pytest.param("vectors", "upload_shard", marks=pytest.mark.faults),
+        pytest.param("encoder", "ChunkEncoder", marks=pytest.mark.faults),
+    ],
+)
+def test_a_stage_whose_workers_always_die_ends_with_exit_6(
+    get_nights: GetNights, ray_head: RayHead, tmp_path: Path, kind: str, name: str, trials: Trials
+) -> None:
+    nights = get_nights(kind)
+    world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
+    started = time.monotonic()
+    with killing(ray_head, name) as killed, world.start("nightly", **ray_head.driver_environment()) as driver:
+        try:
+            _, errors = driver.communicate(timeout=LIMIT_S)
+        finally:
+            driver.kill()
+    trials.tried(max(1, len(killed)))
+    print(name, len(killed), time.monotonic() - started, errors)
+    assert killed
+    assert driver.returncode == 6, errors
+    assert "nightcrate: " in errors.splitlines()[-1]
+    assert [release.number for release in world.releases()] == [1]
+    check_whole(open_store(world.store_url))
+    expire_lease(open_store(world.store_url))
+    run(world, ray_head.driver_environment())  # now that they live: goes on
+    assert content(world.releases()[-1]) == content(nights.second)
+    trials.held(len(killed))

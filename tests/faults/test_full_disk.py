@@ -1,0 +1,90 @@
+"""A disk or quota that is full stops a night before its commit; with space it goes on where it was."""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from faults.conftest import GetNights
+from faults.kills import check_whole
+from faults.nights import Nights, content, run
+from faults.ray_head import RayHead
+from flow.worlds import ROOT
+
+from indexing.store import open_store
+
+pytestmark = [pytest.mark.case(8), pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def nights(get_nights: GetNights) -> Nights:
+    return get_nights("vectors")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB: less than the blobs of a release."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_store_ends_a_night_with_exit_6_and_with_space_it_goes_on(
+    nights: Nights, ray_head: RayHead, tmp_path: Path, small_disk: Path
+) -> None:
+    world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
+    world = world.changed(store=f"file://{small_disk}/store")
+    errors = run(world, ray_head.driver_environment(), expected=6)
+    assert "No space left on device" in errors
+    assert world.releases() == []
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    run(world, ray_head.driver_environment())
+    (release,) = world.releases()
+    assert release.collections == nights.second.collections
+    check_whole(open_store(world.store_url))
+
+
+def test_a_full_workspace_ends_a_night_with_exit_6_and_with_space_it_goes_on(
+    nights: Nights, ray_head: RayHead, tmp_path: Path, small_disk: Path
+) -> None:
+    world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
+    world = world.changed(workspace=f"file://{small_disk}/workspace")
+    errors = run(world, ray_head.driver_environment(), expected=6)
+    assert "No space left on device" in errors
+    assert [release.number for release in world.releases()] == [1]
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    run(world, ray_head.driver_environment())
+    assert content(world.releases()[-1]) == content(nights.second)
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from indexing.errors import StoreUnavailable
+from indexing.release.commit import upload_blobs
+from indexing.store import open_store
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    upload_blobs(open_store(sys.argv[1]), {sys.argv[2]: Path(sys.argv[3])})
+except StoreUnavailable as error:
+    sys.exit(str(error))
+"""
+
+
+def test_a_quota_stops_an_upload_and_leaves_no_blob(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(100_000))
+    sha256 = hashlib.sha256(bytes(100_000)).hexdigest()
+    url = f"file://{tmp_path}/store"
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, url, sha256, str(tmp_path / "file")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert [info.key for info in open_store(url).list()] == []
+    assert open_store(url).list_uploads() == ()

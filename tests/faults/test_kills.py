@@ -1,0 +1,250 @@
+"""SIGKILL anywhere: a rerun publishes what an undisturbed run would have, and nobody ever sees half a release."""
+
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from faults.conftest import GetNights
+from faults.kills import KillAtWrites, Reader, check_whole, wait_for
+from faults.nights import LIMIT_S, Nights, content, expire_lease
+from faults.ray_head import RayHead, command_line, kill_all, wait_until_gone
+from flow.worlds import World, descendants
+from support.fault_proxy import FaultProxy
+from support.report import Trials
+
+from indexing.release.manifest import blob_key
+from indexing.release.retention import apply_prune, plan_prune
+from indexing.store import open_store
+
+pytestmark = pytest.mark.timeout(600)  # a dozen runs, each a start of Ray workers
+
+RAYLET_EXIT_S = 90.0
+OTHER_WORKER_STEPS = ("/items-", "/texts-", "/vectors-", "/vectors/", "/shards/")
+
+QUICK_STEPS = ("/encoded/done.json", "/builds/", "/releases/")
+"""The ends of two stages, and the commit."""
+
+
+@pytest.fixture
+def nights(get_nights: GetNights, request: pytest.FixtureRequest) -> Nights:
+    return get_nights(request.param)
+
+
+@pytest.fixture
+def world(nights: Nights, tmp_path: Path, s3_store_url: str, proxy: FaultProxy) -> World:
+    """Before the second night, on S3 through the proxy."""
+    return nights.disturbed(tmp_path / "world", s3_store_url, endpoint=proxy.endpoint)
+
+
+@pytest.fixture
+def reader(world: World) -> Iterator[Reader]:
+    with Reader(world.store_url) as reader:
+        yield reader
+
+
+def on(kind: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("nights", [kind], indirect=True)
+
+
+def end_of(driver: "subprocess.Popen[str]") -> tuple[int, str]:
+    """(exit status, standard error); never a hang."""
+    try:
+        _, errors = driver.communicate(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        driver.kill()
+        raise
+    return driver.returncode, errors
+
+
+def run_until_killed_no_more(world: World, head: RayHead, killer: KillAtWrites, trials: Trials) -> None:
+    """Runs again and again; each driver is killed at its first write that was no place of death yet."""
+    while True:
+        trials.tried()
+        with world.start("nightly", **head.driver_environment()) as driver:
+            killer.arm(driver.kill)
+            t0 = time.time()
+            status, errors = end_of(driver)
+            print(round(time.time() - t0, 1), status, killer.killed_at[-1:], flush=True)
+        check_whole(open_store(world.store_url))
+        trials.held()
+        if status == 0:
+            return
+        assert status == -signal.SIGKILL, errors
+        expire_lease(open_store(world.store_url))
+
+
+def check_converged(world: World, nights: Nights, reader: Reader) -> None:
+    """One new release with the digests of an undisturbed run, whole at all times; leftovers that prune clears away."""
+    store = open_store(world.store_url)
+    first, second = world.releases()
+    assert content(first) == content(nights.first)
+    assert content(second) == content(nights.second)
+    wait_for(lambda: 2 in reader.seen, 20, "the reader to see release 2")
+    assert reader.seen == [1, 2]
+    assert not reader.problems
+    assert len(store.list_uploads()) <= 16
+    time.sleep(1.1)  # S3 stamps whole seconds
+    apply_prune(store, plan_prune(store, keep_last=2, min_age_s=0), lambda: None)
+    listed = {blob_key(sha256) for release in (first, second) for sha256 in release.blobs()}
+    assert {info.key for info in store.list("blobs/")} == listed
+    assert store.list_uploads() == ()
+
+
+@pytest.mark.case(1)
+@on("vectors")
+def test_a_driver_killed_at_the_ends_of_stages_and_at_the_commit_converges(
+    world: World, nights: Nights, ray_head: RayHead, proxy: FaultProxy, reader: Reader, trials: Trials
+) -> None:
+    killer = KillAtWrites(lambda step: "PUT" in step and any(name in step for name in QUICK_STEPS))
+    proxy.plan = killer
+    run_until_killed_no_more(world, ray_head, killer, trials)
+    check_converged(world, nights, reader)
+    assert len(killer.killed_at) == 6
+    assert killer.killed_at[-1] == ("PUT store/releases/00000000000000000002.json", "after")
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+@pytest.mark.case(1)
+@on("encoder")
+def test_a_driver_killed_before_and_after_every_write_of_a_night_converges(
+    world: World, nights: Nights, ray_head: RayHead, proxy: FaultProxy, reader: Reader, trials: Trials
+) -> None:
+    proxy.plan = killer = KillAtWrites()
+    run_until_killed_no_more(world, ray_head, killer, trials)
+    check_converged(world, nights, reader)
+    assert len(killer.killed_at) >= 60
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+@pytest.mark.case(1)
+@pytest.mark.parametrize("seed", [1, 2])
+@on("vectors")
+def test_a_driver_killed_at_random_times_on_a_folder_converges(
+    nights: Nights, ray_head: RayHead, tmp_path: Path, seed: int, trials: Trials
+) -> None:
+    world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
+    store, dice = open_store(world.store_url), random.Random(seed)
+    with Reader(world.store_url) as reader:
+        for _ in range(8):
+            trials.tried()
+            with world.start("nightly", **ray_head.driver_environment()) as driver:
+                time.sleep(dice.uniform(2.0, 6.0))
+                driver.kill()
+                end_of(driver)
+            check_whole(store)
+            expire_lease(store)
+            trials.held()
+        with world.start("nightly", **ray_head.driver_environment()) as driver:
+            assert end_of(driver)[0] == 0
+        check_converged(world, nights, reader)
+
+
+def kill_workers_at(
+    world: World, head: RayHead, proxy: FaultProxy, steps: tuple[str, ...], num_kills: int, trials: Trials
+) -> None:
+    """One run; all that works for it is killed, at writes that workers make, `num_kills` times."""
+    proxy.plan = killer = KillAtWrites(lambda step: "PUT" in step and any(name in step for name in steps))
+
+    def kill() -> None:
+        trials.tried()
+        kill_all(head.busy_workers())
+        if len(killer.killed_at) < num_kills:
+            killer.arm(kill)
+
+    with world.start("nightly", **head.driver_environment()) as driver:
+        killer.arm(kill)
+        status, errors = end_of(driver)
+    assert status == 0, errors
+    assert len(killer.killed_at) == num_kills
+    trials.held(num_kills)
+
+
+@pytest.mark.case(2)
+@pytest.mark.parametrize("step", ["/shards/", "/blobs/"])
+@on("vectors")
+def test_workers_killed_while_they_build_or_upload_are_replaced(
+    world: World,
+    nights: Nights,
+    ray_head: RayHead,
+    proxy: FaultProxy,
+    reader: Reader,
+    step: str,
+    trials: Trials,
+) -> None:
+    kill_workers_at(world, ray_head, proxy, (step,), 2, trials)
+    check_converged(world, nights, reader)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+@pytest.mark.case(2)
+@pytest.mark.parametrize("steps", [("/vectors/",), OTHER_WORKER_STEPS, ("/blobs/",)])
+@on("encoder")
+def test_workers_killed_while_they_encode_build_or_upload_are_replaced(
+    world: World,
+    nights: Nights,
+    ray_head: RayHead,
+    proxy: FaultProxy,
+    reader: Reader,
+    steps: tuple[str, ...],
+    trials: Trials,
+) -> None:
+    kill_workers_at(world, ray_head, proxy, steps, 3, trials)
+    check_converged(world, nights, reader)
+
+
+def kill_raylet(world: World, proxy: FaultProxy, kill_at: Callable[[str], bool]) -> None:
+    """One run on a Ray of its own, whose raylet dies at a write: it ends, with exit code 6, in bounded time."""
+    proxy.plan = killer = KillAtWrites(kill_at)
+    with world.start("nightly") as driver:
+        family: set[int] = set()
+
+        def kill() -> None:
+            family.update(descendants(driver.pid))
+            assert kill_all(pid for pid in family if "raylet/raylet" in command_line(pid)) == 1
+
+        killer.arm(kill)
+        try:
+            _, errors = driver.communicate(timeout=RAYLET_EXIT_S)
+        finally:
+            driver.kill()
+            kill_all(family | descendants(driver.pid))
+    assert killer.killed_at, errors
+    assert driver.returncode == 6, errors
+    wait_until_gone(family)
+
+
+@pytest.mark.case(2)
+@on("vectors")
+def test_a_run_whose_raylet_is_killed_exits_6_and_a_rerun_converges(
+    world: World, nights: Nights, ray_head: RayHead, proxy: FaultProxy, reader: Reader
+) -> None:
+    kill_raylet(world, proxy, lambda step: "PUT" in step and "/shards/" in step)
+    expire_lease(open_store(world.store_url))
+    with world.start("nightly", **ray_head.driver_environment()) as driver:
+        assert end_of(driver)[0] == 0
+    check_converged(world, nights, reader)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+@pytest.mark.case(2)
+@on("encoder")
+def test_a_run_whose_raylet_is_killed_at_any_stage_exits_6_and_a_rerun_converges(
+    world: World, nights: Nights, ray_head: RayHead, proxy: FaultProxy, reader: Reader, trials: Trials
+) -> None:
+    for step in ("/texts-", "/vectors/", "/shards/", "/blobs/"):
+        trials.tried()
+        kill_raylet(world, proxy, lambda name, step=step: "PUT" in name and step in name)  # type: ignore[misc]
+        check_whole(open_store(world.store_url))
+        expire_lease(open_store(world.store_url))
+        trials.held()
+    with world.start("nightly", **ray_head.driver_environment()) as driver:
+        assert end_of(driver)[0] == 0
+    check_converged(world, nights, reader)

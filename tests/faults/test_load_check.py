@@ -1,0 +1,130 @@
+"""A graph file that crashes hnswlib is a gate that does not hold, not a dead driver or worker."""
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from faults.conftest import GetNights
+from faults.nights import Nights, run
+from faults.ray_head import RayHead
+from flow.worlds import World
+from support.tiny_release import DIM, PARAMS, unit_vectors
+
+from indexing.errors import ValidationFailed
+from indexing.hnsw import HEADER, build_index
+from indexing.release.load_check import check_loads
+
+NUM_ITEMS = 300
+Alter = Callable[[bytes], bytes]
+
+
+def far_links(data: bytes) -> bytes:
+    """Every link of the lowest layer leads far outside the file."""
+    changed = bytearray(data)
+    _, _, count, element_bytes, *_ = HEADER.unpack(data[: HEADER.size])
+    for start in range(HEADER.size, HEADER.size + count * element_bytes, element_bytes):
+        num_links = struct.unpack_from("<H", changed, start)[0]
+        struct.pack_into(f"<{num_links}I", changed, start + 4, *[0xFFFFFF00] * num_links)
+    return bytes(changed)
+
+
+def with_header(position: int, value: int) -> Alter:
+    def alter(data: bytes) -> bytes:
+        fields = list(HEADER.unpack(data[: HEADER.size]))
+        fields[position] = value
+        return HEADER.pack(*fields) + data[HEADER.size :]
+
+    return alter
+
+
+DAMAGES: dict[str, tuple[Alter, str]] = {
+    "far links": (far_links, r"crashes the process \(SIGSEGV\)"),
+    "far entry point": (with_header(7, 0xFFFFFFF0), r"crashes the process \(SIGSEGV\)"),
+    "huge": (with_header(1, 2**40), "Not enough memory"),
+    "cut": (lambda data: data[:-1], "corrupted"),
+    "of zeros": (lambda data: data[: HEADER.size] + bytes(len(data) - HEADER.size), "cannot be served"),
+    "other dim": (with_header(5, 64), "expected dim 16"),
+}
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    build_index(unit_vectors(NUM_ITEMS), PARAMS, tmp_path / "graph")
+    return tmp_path / "graph"
+
+
+def test_a_sound_graph_passes(graph: Path) -> None:
+    check_loads(graph, DIM, NUM_ITEMS, "tracks/0")
+
+
+@pytest.mark.case(10, 24)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_graph_that_cannot_be_served_fails_by_the_name_of_its_shard(graph: Path, damage: str) -> None:
+    alter, words = DAMAGES[damage]
+    graph.write_bytes(alter(graph.read_bytes()))
+    with pytest.raises(ValidationFailed, match=f"^tracks/0: .*{words}") as caught:
+        check_loads(graph, DIM, NUM_ITEMS, "tracks/0")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_that_takes_too_long_fails(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("indexing.release.load_check.TIMEOUT_S", 0.01)
+    with pytest.raises(ValidationFailed, match=r"tracks/0: its graph was not loaded and searched within 0\.01 s"):
+        check_loads(graph, DIM, NUM_ITEMS, "tracks/0")
+
+
+@pytest.fixture
+def nights(get_nights: GetNights) -> Nights:
+    return get_nights("vectors")
+
+
+@pytest.fixture
+def built(nights: Nights, ray_head: RayHead, tmp_path: Path) -> World:
+    """The second night up to its built shards."""
+    world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
+    for stage in ("encode", "build"):
+        with world.start(stage, **ray_head.driver_environment()) as driver:
+            assert driver.wait(120) == 0
+    return world
+
+
+def newest_shard(world: World) -> tuple[Path, dict[str, object]]:
+    """(the file of a shard's graph, the marker that records it) of the build that was made last."""
+    folder = Path(str(world.config["workspace"]).removeprefix("file://"))
+    marker = max(folder.glob("builds/*/done.json"), key=lambda path: path.stat().st_mtime)
+    return marker, json.loads(marker.read_text())
+
+
+@pytest.mark.case(10, 20)
+@pytest.mark.timeout(600)
+def test_a_night_with_a_graph_that_crashes_hnswlib_exits_4(built: World, ray_head: RayHead) -> None:
+    """Its digest is recorded as if it had been built so: only loading it can tell."""
+    marker, content = newest_shard(built)
+    shard = content["shards"][0]  # type: ignore[index]
+    path = Path(str(built.config["workspace"]).removeprefix("file://"), shard["index"]["key"])
+    data = far_links(path.read_bytes())
+    path.write_bytes(data)
+    shard["index"]["sha256"] = hashlib.sha256(data).hexdigest()
+    marker.write_text(json.dumps(content))
+    errors = run(built, ray_head.driver_environment(), expected=4)
+    assert f"{shard['collection']}/{shard['number']}: loading and searching its graph crashes" in errors
+    assert [release.number for release in built.releases()] == [1]
+
+
+@pytest.mark.case(10)
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_shard_that_is_altered_after_it_was_built_is_not_published(
+    built: World, ray_head: RayHead, damage: str
+) -> None:
+    _, content = newest_shard(built)
+    shard = content["shards"][0]  # type: ignore[index]
+    path = Path(str(built.config["workspace"]).removeprefix("file://"), shard["index"]["key"])
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] if damage == "cut" else data[:200] + bytes([data[200] ^ 1]) + data[201:])
+    errors = run(built, ray_head.driver_environment(), expected=3)
+    assert "is not what was built; delete it, run again" in errors
+    assert [release.number for release in built.releases()] == [1]
