@@ -30,7 +30,8 @@ def ray_session(address: str | None) -> Iterator[None]:
     Raises ClusterUnavailable when the cluster cannot be reached.
     """
     address = address or os.environ.get("RAY_ADDRESS")
-    options = {"address": address} if address else {"include_dashboard": False}
+    # "local", since without an address Ray joins whatever cluster this user has started on this machine.
+    options = {"address": address} if address else {"address": "local", "include_dashboard": False}
     try:
         if address and address != "auto":
             check_reachable(address)

@@ -58,7 +58,8 @@ def prepare(config: Config, workspace: Store, encoder_fingerprint: str | None, p
     settings = part_settings(config, source, encoder_fingerprint)
     name = fingerprint(FORMAT, source.fingerprint, settings.collections, settings.text, encoder_fingerprint)
     artifact = Artifact(workspace, f"items/{name}")
-    if artifact.read_marker():
+    if done := artifact.read_marker():
+        check_quarantine(done, config, artifact)  # what is allowed may have changed since
         return artifact
     results, checks = [], []
     with progress.stage("prepare", source.num_rows) as bar:

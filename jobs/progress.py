@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
@@ -21,10 +21,15 @@ class Bar(Protocol):
     def advance(self, amount: int) -> None: ...
 
 
-class _Rate(ProgressColumn):
+class _Done(ProgressColumn):
+    """How much of how much, and how fast; bytes as MB."""
+
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f}/s" if speed else "–/s", style="cyan")
+        if task.fields["unit"] == "bytes":
+            rate = f"{speed / 1e6:,.0f} MB/s" if speed else ""
+            return Text(f"{task.completed / 1e6:,.1f} of {(task.total or 0) / 1e6:,.1f} MB  {rate}")
+        return Text(f"{task.completed:,.0f} of {task.total or 0:,.0f}  " + (f"{speed:,.0f} rows/s" if speed else ""))
 
 
 class _LogBar:
@@ -53,7 +58,7 @@ class Progress:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Bar]:
+    def stage(self, name: str, total: int, unit: str = "rows") -> Iterator[Bar]:
         """A bar from 0 to `total` while the block runs. Raises ConfigError when the stage may not run."""
         if self.allowed is not None and name not in self.allowed:
             command = "encode" if name == "prepare" else name
@@ -63,28 +68,24 @@ class Progress:
         started = time.monotonic()
         if self.console.is_terminal:
             with self._bars() as bars:
-                yield _RichBar(bars, name, total)
+                yield _RichBar(bars, name, total, unit)
         else:
-            logger.info("%s: started, %s to do", name, total)
+            logger.info("%s: started, %s %s to do", name, f"{total:,}", unit)
             yield _LogBar(name, total)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
-        logger.info("%s: done in %.1f s", name, self.seconds[name])
+        seconds = time.monotonic() - started
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        if not self.console.is_terminal:
+            logger.info("%s: done in %.1f s", name, seconds)
 
     def _bars(self) -> RichProgress:
-        columns = (
-            TextColumn("{task.description:<9}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Rate(),
-            TimeRemainingColumn(),
-        )
+        columns = (TextColumn("{task.description:<9}"), BarColumn(), _Done(), TimeRemainingColumn())
         return RichProgress(*columns, console=self.console)
 
 
 class _RichBar:
-    def __init__(self, bars: RichProgress, name: str, total: int) -> None:
+    def __init__(self, bars: RichProgress, name: str, total: int, unit: str) -> None:
         self.bars = bars
-        self.task = bars.add_task(name, total=total)
+        self.task = bars.add_task(name, total=total, unit=unit)
 
     def advance(self, amount: int) -> None:
         self.bars.advance(self.task, amount)

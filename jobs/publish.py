@@ -73,7 +73,7 @@ def publish(
             uploads.append(counts)
             bar.advance(counts.uploaded_bytes + counts.reused_bytes)
 
-    with progress.stage("publish", release.size_bytes) as bar:
+    with progress.stage("publish", release.size_bytes, "bytes") as bar:
         upload(bar)
         resend_missing(store, release, lambda: upload(bar))
         lease.check()
@@ -92,8 +92,8 @@ def resend_missing(store: Store, release: Release, upload: Callable[[], None]) -
         upload()
     if missing := missing_blobs(store, release):
         raise StoreUnavailable(
-            f"{store.url}: {len(missing)} blobs of release {release.number} vanish or change as often as they are sent: "
-            "something meddles with them; stop it, then run again"
+            f"{store.url}: {len(missing)} blobs of release {release.number} vanish or change as often as they are "
+            "sent: something meddles with them; stop it, then run again"
         )
 
 

@@ -71,7 +71,7 @@ def search_file(release: "OpenRelease", arguments: argparse.Namespace) -> None:
     progress = Progress(Console(stderr=True))
     partial = Path(f"{arguments.out}.{uuid.uuid4().hex}.tmp")
     try:
-        with progress.stage("search", len(queries)) as bar, pq.ParquetWriter(partial, HITS) as writer:
+        with progress.stage("search", len(queries), "queries") as bar, pq.ParquetWriter(partial, HITS) as writer:
             for start in range(0, len(queries), BATCH_QUERIES):
                 batch = queries[start : start + BATCH_QUERIES]
                 writer.write_table(hits_table(batch, release.search(batch, k=arguments.k)))
@@ -135,7 +135,7 @@ def verify(arguments: argparse.Namespace) -> None:
     if arguments.trusted_key:
         check_signature(release, [load_public_key(Path(path)) for path in arguments.trusted_key], store.url)
     progress = Progress(Console())
-    with progress.stage("verify", release.size_bytes) as bar:
+    with progress.stage("verify", release.size_bytes, "bytes") as bar:
         report = verify_release(store, release, on_blob=lambda blob: bar.advance(blob.size_bytes))
     print(
         f"release {release.number} is sound: {report.num_blobs} blobs, {report.size_bytes / 1e6:,.1f} MB, "
@@ -149,7 +149,10 @@ def rollback(arguments: argparse.Namespace) -> None:
     key = load_private_key(Path(arguments.signing_key)) if arguments.signing_key else None
     preflight(store)
     progress = Progress(Console())
-    with hold_lease(store, owner_name("rollback"), wait=False), progress.stage("verify", target.size_bytes) as bar:
+    with (
+        hold_lease(store, owner_name("rollback"), wait=False),
+        progress.stage("verify", target.size_bytes, "bytes") as bar,
+    ):
         release = roll_back(store, arguments.to, lambda blob: bar.advance(blob.size_bytes), signing_key=key)
     print(f"release {release.number} is current and serves what release {arguments.to} did: {store.url}")
 

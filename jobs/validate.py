@@ -83,11 +83,12 @@ def validate(
 
     Raises ValidationFailed when a gate does not hold; the report is written all the same.
     """
-    artifact = validated_artifact(config, built, parent)
+    texts = query_texts(config)
+    artifact = validated_artifact(config, built, parent, texts)
     if artifact.read_marker():
         return artifact
     num_items = prepared.require_marker()["num_items"]
-    queries = real_queries(config)
+    queries = encode_queries(config, texts)
     gates: list[Gate] = []
     collections: dict[str, Any] = {}
     memory: list[int] = []
@@ -105,12 +106,12 @@ def validate(
     return artifact
 
 
-def validated_artifact(config: Config, built: Artifact, parent: Release | None) -> Artifact:
+def validated_artifact(config: Config, built: Artifact, parent: Release | None, queries: list[str] | None) -> Artifact:
     counts = {collection.name: collection.num_items for collection in parent.collections} if parent else None
     digests = [
         [shard.index["sha256"], shard.items["sha256"], shard.metadata["sha256"]] for shard in built_shards(built)
     ]
-    name = fingerprint(FORMAT, built.path, digests, config.validation, config.index.recall_target, counts)
+    name = fingerprint(FORMAT, built.path, digests, config.validation, queries, config.index.recall_target, counts)
     return Artifact(built.store, f"validations/{name}")
 
 
@@ -131,13 +132,19 @@ def raise_failed_gates(gates: list[Gate], artifact: Artifact, report: dict[str, 
     )
 
 
-def real_queries(config: Config) -> np.ndarray | None:
-    """float32 (at most num_samples, dim): the configured queries, encoded as queries; None when there are none."""
+def query_texts(config: Config) -> list[str] | None:
+    """At most num_samples of the configured queries, always the same; None when there are none."""
     if config.validation.queries is None:
         return None
     texts = read_queries(config.validation.queries, config.s3, "validation.queries")
-    chosen = sorted(texts, key=lambda text: hashlib.blake2b(text.encode()).digest())[: config.validation.num_samples]
-    return load_encoder(local_model(config), config.encoder.settings()).encode(chosen, kind="query")
+    return sorted(texts, key=lambda text: hashlib.blake2b(text.encode()).digest())[: config.validation.num_samples]
+
+
+def encode_queries(config: Config, texts: list[str] | None) -> np.ndarray | None:
+    """float32 (num_texts, dim), encoded as queries."""
+    if texts is None:
+        return None
+    return load_encoder(local_model(config), config.encoder.settings()).encode(texts, kind="query")
 
 
 def inspect_shards(

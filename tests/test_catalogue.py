@@ -128,6 +128,7 @@ def test_a_row_that_breaks_the_contract_goes_aside_with_its_reason(change: dict[
     assert bad.drop_columns("reason").to_pylist() == pa.Table.from_pylist([{**GOOD, **change}], CONTRACT).to_pylist()
 
 
+@pytest.mark.case(19)
 @pytest.mark.parametrize("name", ["item_id", "title", "description", "extra"])
 @pytest.mark.parametrize("is_large", [False, True], ids=["string", "large_string"])
 def test_a_string_that_is_not_utf8_costs_its_row_alone(name: str, is_large: bool) -> None:
@@ -139,6 +140,7 @@ def test_a_string_that_is_not_utf8_costs_its_row_alone(name: str, is_large: bool
     bad.to_pylist()
 
 
+@pytest.mark.case(19)
 @pytest.mark.parametrize("name", ["creators", "extra"])
 def test_a_list_with_a_string_that_is_not_utf8_costs_its_row_alone(name: str) -> None:
     values = strings_of_bytes([b"a", NOT_UTF8, b"b"])

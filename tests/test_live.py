@@ -46,6 +46,7 @@ def test_refresh_serves_the_newest_release_and_says_whether_it_flipped(store: St
     assert (seed_of(live), live.release.number) == ("3", 3)
 
 
+@pytest.mark.case(11)
 @pytest.mark.parametrize("part", ["index", "items", "metadata"])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
 def test_a_damaged_new_release_leaves_the_old_one_serving_and_says_so(
@@ -68,6 +69,7 @@ def test_a_damaged_new_release_leaves_the_old_one_serving_and_says_so(
     assert seed_of(live) == "2"
 
 
+@pytest.mark.case(12)
 def test_an_unreadable_release_file_leaves_the_old_one_serving(store: Store, tmp_path: Path) -> None:
     publish(store, tmp_path, 1)
     live = LiveRelease(store.url, cache_dir=tmp_path / "cache")

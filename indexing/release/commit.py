@@ -126,7 +126,7 @@ def hash_object(store: Store, key: str) -> str:
 
 
 def missing_blobs(store: Store, release: Release) -> list[str]:
-    """The digests of the release's blobs that the store doesn't hold, or says are others: none, unless it is meddled with.
+    """The digests of the release's blobs that are not in the store: none, unless something deletes or alters them.
 
     Goes by size, and by SHA-256 where the store tells one; reads no blob.
     """

@@ -1,5 +1,5 @@
-"""The whole rebuild on a real catalogue and a real S3 server: seconds and peak memory of each stage; the encode stage, from
-Parquet to Parquet through Ray, against the bare encode loop on the same texts.
+"""The whole rebuild on a real catalogue and a real S3 server: seconds and peak memory of each stage; the encode stage,
+from Parquet to Parquet through Ray, against the bare encode loop on the same texts.
 
     python tests/benchmarks/bench_nightly.py [--rows 20000] [--out OUT.json]
 """
@@ -41,9 +41,9 @@ class StampedProgress(Progress):
         self.stamps: dict[str, list[tuple[float, int]]] = {}
 
     @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Bar]:
+    def stage(self, name: str, total: int, unit: str = "rows") -> Iterator[Bar]:
         stamps = self.stamps.setdefault(name, [])
-        with super().stage(name, total) as bar:
+        with super().stage(name, total, unit) as bar:
             yield _Stamping(bar, stamps)
 
     def steady_rate(self, name: str, num_workers: int) -> float:

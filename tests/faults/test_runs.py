@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from faults.conftest import GetNights
+from faults.kills import check_whole
 from faults.nights import LIMIT_S, Nights, content, run
 from faults.ray_head import RayHead
 from flow.worlds import World
@@ -16,7 +17,7 @@ from support.seaweedfs import SeaweedFS
 
 from indexing.release.commit import commit_release
 from indexing.release.lease import hold_lease
-from indexing.release.manifest import release_key
+from indexing.release.manifest import blob_key, release_key
 from indexing.store import open_store
 
 pytestmark = pytest.mark.timeout(600)
@@ -107,9 +108,9 @@ def test_the_second_of_two_nights_exits_5_before_any_work(
 ) -> None:
     world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
     with hold_lease(open_store(world.store_url), "the first night", wait=False):
-        before = open_store(world.config["workspace"]).list()
+        before = world.files()
         assert world.command("nightly") == 5
-        assert [info.key for info in open_store(world.config["workspace"]).list()] == [info.key for info in before]
+        assert {path for path in world.files() if "/preflight/" not in path} == before.keys()
     assert "the first night is running" in capsys.readouterr().err
 
 
@@ -157,3 +158,21 @@ def test_a_night_that_stalls_and_is_overtaken_exits_5_and_overwrites_nothing(
     assert replace(content(world.releases()[-1]), number=2, parent=1, report=None) == replace(
         content(nights.second), report=None
     )
+
+
+# ---- 16: what was lost comes back ----
+
+
+@pytest.mark.case(16)
+def test_a_night_after_blobs_were_lost_publishes_them_anew(nights: Nights, ray_head: RayHead, tmp_path: Path) -> None:
+    """As by a DELETE of a prune that stalled for long. Nothing has changed but that."""
+    world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
+    run(world, ray_head.driver_environment())
+    store, before = open_store(world.store_url), world.releases()[-1]
+    for shard in before.collections[0].shards:
+        store.delete(blob_key(shard.index.sha256))
+    run(world, ray_head.driver_environment())
+    after = world.releases()[-1]
+    assert after.number == before.number + 1
+    assert after.collections == before.collections
+    check_whole(store)

@@ -193,6 +193,7 @@ def test_a_ray_cluster_that_is_not_there_is_named(fresh_world: World, refused: C
 # --- rows, which only Ray's tasks see ---
 
 
+@pytest.mark.case(19)
 def test_too_many_bad_rows_stop_the_run_before_encoding(fresh_world: World) -> None:
     """In a process of its own, to see all that a user would."""
     rows = make_rows()
@@ -208,6 +209,7 @@ def test_too_many_bad_rows_stop_the_run_before_encoding(fresh_world: World) -> N
     assert_nothing_made(fresh_world)
 
 
+@pytest.mark.case(19)
 def test_a_collection_without_items_stops_the_run_before_encoding(
     fresh_world: World, refused: Callable[..., str]
 ) -> None:

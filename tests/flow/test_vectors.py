@@ -45,6 +45,7 @@ def test_npy_with_ids_gives_the_bytes_of_parquet(published: tuple[World, Night],
     assert shard_digests(world.changed(vectors=paths).run().release) == shard_digests(published[1].release)
 
 
+@pytest.mark.case(20)
 def test_a_catalogue_that_shrinks_past_the_gate_is_not_published(
     published: tuple[World, Night], tmp_path: Path
 ) -> None:

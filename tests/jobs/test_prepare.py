@@ -57,6 +57,7 @@ def test_good_rows_get_text_fingerprint_keys_and_collection(tmp_path: Path) -> N
     assert bad.num_rows == 0
 
 
+@pytest.mark.case(19)
 def test_bad_rows_tell_reason_file_and_row(tmp_path: Path) -> None:
     rows = [
         {"item_id": "1", **ROW, "description": "d"},
@@ -74,6 +75,7 @@ def test_bad_rows_tell_reason_file_and_row(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.case(19)
 def test_a_part_may_be_bad_as_a_whole(tmp_path: Path) -> None:
     good, bad = check_texts(
         tmp_path, [{"item_id": str(number), "item_type": "track", "title": ""} for number in (1, 2)]
@@ -112,6 +114,7 @@ def test_equal_vectors_have_equal_fingerprints(tmp_path: Path) -> None:
     assert one == same != other
 
 
+@pytest.mark.case(19)
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf"), 1e38, None])
 def test_vectors_that_cannot_be_normalised_go_aside(tmp_path: Path, value: float | None) -> None:
     vectors = pa.array([[1.0, 0.0], [value, value], [0.0, 1.0]], pa.list_(pa.float64()))

@@ -165,6 +165,7 @@ def test_a_folder_without_parquet_is_named(folder: Path) -> None:
         scan(folder)
 
 
+@pytest.mark.case(19)
 def test_files_without_rows_are_an_empty_catalogue(folder: Path) -> None:
     write(folder, a=rows(), b=rows())
     with pytest.raises(DataError, match=re.escape(f"catalogue.path: expected rows at {folder}, got none in 2 files")):

@@ -83,7 +83,7 @@ class ReleaseMaker:
 
 
 def make_release(number: int, *collections: Collection, **changes: Any) -> Release:
-    values: dict[str, Any] = dict(
+    values: dict[str, Any] = dict(  # noqa: C408 - reads as the call it stands for
         number=number,
         parent=number - 1 or None,
         kind="build",
