@@ -29,11 +29,11 @@ def ray_session(address: str | None) -> Iterator[None]:
 
     Raises ClusterUnavailable when the cluster cannot be reached.
     """
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = cluster_address(address)
     # "local", since without an address Ray joins whatever cluster this user has started on this machine.
     options = {"address": address} if address else {"address": "local", "include_dashboard": False}
     try:
-        if address and address != "auto":
+        if address not in (None, "auto", "local"):
             check_reachable(address)
         with quiet_stderr():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
@@ -48,6 +48,16 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def cluster_address(address: str | None) -> str | None:
+    """Of a running cluster: the given one, else that of a submitted job."""
+    return address or os.environ.get("RAY_ADDRESS")
+
+
+def is_local(address: str | None) -> bool:
+    """Whether `ray_session` starts a cluster of this machine alone, which will not grow."""
+    return cluster_address(address) in (None, "local")
 
 
 def check_reachable(address: str) -> None:

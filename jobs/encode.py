@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 import ray
 
 from cluster.fanout import peak_memory_bytes, raise_failures
-from cluster.session import cluster_resources
+from cluster.session import cluster_resources, is_local
 from indexing.cache import default_cache_folder
 from indexing.catalogue import FINGERPRINT_TYPE
 from indexing.encoder import EncoderSettings, encoder_digest, load_encoder, resolve_model
-from indexing.errors import DataError
+from indexing.errors import ConfigError, DataError
 from indexing.sharding import KeyRange, key_range
 from indexing.store import S3Settings, Store
 
@@ -34,6 +34,7 @@ from .progress import Progress
 from .vectors import VECTOR, vector_column, vectors_of
 from .workspace import Artifact, write_run
 
+logger = logging.getLogger(__name__)
 FORMAT = 1
 CHUNK_ROWS = 4096
 MIN_CHUNKS, MAX_CHUNKS = 8, 512
@@ -135,12 +136,21 @@ def encoded_artifact(prepared: Artifact) -> Artifact:
 
 
 def actor_pool(settings: RayConfig) -> tuple[int, int, float]:
-    """(actors, CPUs of each, GPUs of each) that the connected cluster can hold at once."""
+    """(actors, CPUs of each, GPUs of each) that the connected cluster can hold at once.
+
+    Raises ConfigError where this machine can never hold one; a cluster may yet grow, so there it is only said.
+    """
     resources = cluster_resources()
     num_gpus = resources.get("GPU", 0)
     gpus = settings.gpus_per_actor if settings.gpus_per_actor is not None else float(min(1, num_gpus))
     fit_cpu = int(resources.get("CPU", 1) // settings.cpus_per_actor)
     fit = min(fit_cpu, int(num_gpus // gpus)) if gpus else fit_cpu
+    if not fit:
+        text = f"an encoder needs {settings.cpus_per_actor} CPUs and {gpus:g} GPUs (ray.cpus_per_actor, gpus_per_actor)"
+        found = f"{resources.get('CPU', 0):g} and {num_gpus:g}"
+        if is_local(settings.address):
+            raise ConfigError(f"{text}, this machine has {found}")
+        logger.warning("encode: %s, the cluster has %s: waiting until it has grown", text, found)
     return settings.encode_actors or max(1, fit), settings.cpus_per_actor, gpus
 
 

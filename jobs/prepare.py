@@ -56,8 +56,7 @@ def prepare(config: Config, workspace: Store, encoder_fingerprint: str | None, p
     """Runs the stage, or skips it when its artifact is complete. Raises DataError past `catalogue.max_quarantined`."""
     source = scan_source(config)
     settings = part_settings(config, source, encoder_fingerprint)
-    name = fingerprint(FORMAT, source.fingerprint, settings.collections, settings.text, encoder_fingerprint)
-    artifact = Artifact(workspace, f"items/{name}")
+    artifact = prepared_artifact(config, workspace, source, encoder_fingerprint)
     if done := artifact.read_marker():
         check_quarantine(done, config, artifact)  # what is allowed may have changed since
         return artifact
@@ -79,6 +78,12 @@ def prepare(config: Config, workspace: Store, encoder_fingerprint: str | None, p
     check_quarantine(marker, config, artifact)
     artifact.write_marker(marker)
     return artifact
+
+
+def prepared_artifact(config: Config, workspace: Store, source: Source, encoder_fingerprint: str | None) -> Artifact:
+    settings = part_settings(config, source, encoder_fingerprint)
+    name = fingerprint(FORMAT, source.fingerprint, settings.collections, settings.text, encoder_fingerprint)
+    return Artifact(workspace, f"items/{name}")
 
 
 def part_settings(config: Config, source: Source, encoder_fingerprint: str | None) -> PartSettings:

@@ -5,8 +5,9 @@ is young itself, since a publish that isn't committed yet may need it. All ages 
 
 Against a publish that reuses an old blob: both hold the store's lease, so they don't run at once. Should a prune have
 stalled and lost its lease unnoticed, three things are left: a publish trusts only blobs of the release it follows,
-which is protected, and sends any other anew, which makes it young; a prune looks at a blob's age again right before it
-deletes; and a publish looks for all its blobs again right after its commit, and sends what is missing.
+which is protected, and sends any other anew, which makes it young, and so does a rollback; a prune looks at a blob's
+age again right before it deletes; and a publish looks for all its blobs again right after its commit, and sends what is
+missing.
 """
 
 import logging

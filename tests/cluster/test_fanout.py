@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import ray
+from flow.worlds import RAY_TOKEN
 from ray.exceptions import WorkerCrashedError
 
 from cluster.fanout import fan_out, peak_memory_bytes, raise_failures
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture(scope="module", autouse=True)
 def session() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_TOKEN", "0" * 64)  # else Ray writes one into the user's home
+        patch.setenv("RAY_AUTH_TOKEN", RAY_TOKEN)  # else Ray writes one into the user's home
         patch.delenv("RAY_ADDRESS", raising=False)
         with ray_session(None):
             yield

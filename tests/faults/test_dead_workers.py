@@ -1,7 +1,6 @@
 """Workers that die again and again, as the out-of-memory killer makes them: exit 6 in bounded time, never a hang."""
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,14 +55,12 @@ def test_a_stage_whose_workers_always_die_ends_with_exit_6(
 ) -> None:
     nights = get_nights(kind)
     world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
-    started = time.monotonic()
     with killing(ray_head, name) as killed, world.start("nightly", **ray_head.driver_environment()) as driver:
         try:
             _, errors = driver.communicate(timeout=LIMIT_S)
         finally:
             driver.kill()
     trials.tried(max(1, len(killed)))
-    print(name, len(killed), time.monotonic() - started, errors)
     assert killed
     assert driver.returncode == 6, errors
     assert "nightcrate: " in errors.splitlines()[-1]

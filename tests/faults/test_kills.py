@@ -63,18 +63,17 @@ def end_of(driver: "subprocess.Popen[str]") -> tuple[int, str]:
 def run_until_killed_no_more(world: World, head: RayHead, killer: KillAtWrites, trials: Trials) -> None:
     """Runs again and again; each driver is killed at its first write that was no place of death yet."""
     while True:
-        trials.tried()
         with world.start("nightly", **head.driver_environment()) as driver:
             killer.arm(driver.kill)
-            t0 = time.time()
             status, errors = end_of(driver)
-            print(round(time.time() - t0, 1), status, killer.killed_at[-1:], flush=True)
+        is_killed = status == -signal.SIGKILL
+        trials.tried(is_killed)
         check_whole(open_store(world.store_url))
-        trials.held()
-        if status == 0:
+        if not is_killed:
+            assert status == 0, errors
             return
-        assert status == -signal.SIGKILL, errors
         expire_lease(open_store(world.store_url))
+        trials.held()
 
 
 def check_converged(world: World, nights: Nights, reader: Reader) -> None:

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +13,14 @@ from faults.ray_head import RayHead
 from flow.worlds import SYLLABLES, World, make_rows
 from support.tiny_encoder import write_tiny_encoder
 
-from indexing.errors import DataError
+from indexing.store import open_store
+from jobs.build import built_artifact
+from jobs.config import load_config
+from jobs.encode import identify_encoder
+from jobs.prepare import prepared_artifact
+from jobs.source import scan_source
+from jobs.validate import query_texts, validated_artifact
+from jobs.workspace import Artifact
 
 pytestmark = [pytest.mark.case(18), pytest.mark.timeout(900)]
 
@@ -68,35 +74,59 @@ def test_a_run_reuses_nothing_that_a_change_has_made_stale(
     assert content(world.releases()[-1]) == content(fresh.releases()[-1])
 
 
-@pytest.fixture
-def resumed(get_nights: GetNights, ray_head: RayHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """The world after both nights, to be run in this process."""
-    for name, value in ray_head.driver_environment().items():
-        monkeypatch.setenv(name, value)
-    world = get_nights("vectors").disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
-    run(world, {})
-    return world
+@pytest.mark.parametrize("stage", ["prepare", "encode", "build", "validate"])
+def test_another_version_of_a_stage_has_other_artifacts(
+    get_nights: GetNights, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FORMAT changes with what a stage writes; each stage's name goes into those of the stages behind it."""
+    nights = get_nights("encoder")
+    config = load_config(str(nights.world.write_config()))
+
+    def names() -> dict[str, str]:
+        encoder, workspace = identify_encoder(config), open_store(config.workspace)
+        assert encoder is not None
+        prepared = prepared_artifact(config, workspace, scan_source(config), encoder.fingerprint)
+        built = built_artifact(config, prepared)
+        # Any build's marker will do: its place is in the name as well.
+        monkeypatch.setattr("jobs.validate.built_shards", lambda built: [])
+        validated = validated_artifact(config, built, nights.first, None)
+        return {"encode": encoder.fingerprint, **paths(prepare=prepared, build=built, validate=validated)}
+
+    before = names()
+    monkeypatch.setattr(f"jobs.{stage}.FORMAT", 99)
+    order = ["encode", "prepare", "build", "validate"]
+    changed = [name for name, path in names().items() if path != before[name]]
+    assert sorted(changed) == sorted(order[order.index(stage) :])
 
 
-def test_another_version_of_a_stage_does_its_work_anew(resumed: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each stage's FORMAT, which changes with its code, is in the name of what it makes."""
-    assert set(resumed.run().seconds) <= {"validate"}  # against the release of the night before
-    done: dict[str, Any] = {}
-    for stage in ("validate", "build", "prepare"):
-        monkeypatch.setattr(f"jobs.{stage}.FORMAT", 99)
-        done[stage] = set(resumed.run().seconds)
-    assert done["validate"] == {"validate"}
-    assert done["build"] == {"build", "validate"}
-    assert done["prepare"] >= {"prepare", "build", "validate"}
+def paths(**artifacts: Artifact) -> dict[str, str]:
+    return {name: artifact.path for name, artifact in artifacts.items()}
 
 
 def test_a_limit_that_is_tightened_holds_for_rows_that_were_prepared_before(
-    resumed: World,
+    get_nights: GetNights, ray_head: RayHead, tmp_path: Path
 ) -> None:
-    path = resumed.folder / "catalogue" / "all.parquet"
+    world = get_nights("vectors").disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
+    path = world.folder / "catalogue" / "all.parquet"
     rows = pq.read_table(path)
     bad = rows.slice(0, 4).set_column(rows.column_names.index("item_id"), "item_id", pa.nulls(4, pa.string()))
     pq.write_table(pa.concat_tables([rows, bad]), path)
-    resumed.changed(catalogue={"max_quarantined": 0.5}).run()
-    with pytest.raises(DataError, match=r"expected at most 0\.10% bad rows"):
-        resumed.changed(catalogue={"max_quarantined": 0.001}).run()
+    run(world.changed(catalogue={"max_quarantined": 0.5}), ray_head.driver_environment())
+    errors = run(world.changed(catalogue={"max_quarantined": 0.001}), ray_head.driver_environment(), expected=3)
+    assert "expected at most 0.10% bad rows" in errors
+
+
+def test_queries_that_change_under_one_name_are_measured_anew(
+    get_nights: GetNights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights = get_nights("encoder")
+    config = load_config(str(nights.world.changed(validation={"queries": f"{tmp_path}/q.parquet"}).write_config()))
+    texts = []
+    for words in ("rose wave", "storm glow"):
+        pq.write_table(pa.table({"query": [words]}), tmp_path / "q.parquet")
+        texts.append(query_texts(config))
+    assert texts == [["rose wave"], ["storm glow"]]
+    built = Artifact(open_store(config.workspace), "builds/x")
+    monkeypatch.setattr("jobs.validate.built_shards", lambda built: [])
+    one, other = (validated_artifact(config, built, None, queries).path for queries in texts)
+    assert one != other

@@ -1,13 +1,14 @@
 """Ray that touches nothing of the user's, a tiny encoder, and a world in which one night has passed."""
 
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from flow.worlds import SYLLABLES, Night, World, make_config, make_rows, write_rows
+from flow.worlds import RAY_TOKEN, SYLLABLES, Night, World, make_config, make_rows, write_rows
 from support.tiny_encoder import write_tiny_encoder
 
 SPLIT = 300
@@ -28,7 +29,7 @@ def short_folder() -> Iterator[Path]:
 def ray_environment(short_folder: Path) -> Iterator[None]:
     """Ray's token, its session files and our cache in a folder of the tests', for this process and its children."""
     token = short_folder / "token"
-    token.write_text(secrets.token_hex(32))
+    token.write_text(RAY_TOKEN)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
@@ -45,13 +46,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def written_world(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> World:
-    """Two files; the second ends with three ids that are there already and a row without a title."""
+    """Two files, of which the second ends with ids that are there already and a row without a title; 40 queries."""
     folder = tmp_path_factory.mktemp("written")
     rows = make_rows()
     again = [{**row, "title": "another title"} for row in rows if row["item_id"] in DUPLICATED]
     write_rows(folder / "catalogue" / "a.parquet", rows[:SPLIT])
     write_rows(folder / "catalogue" / "b.parquet", [*rows[SPLIT:], *again, {**rows[0], "item_id": "x", "title": " "}])
-    return World(folder, make_config(folder, tiny_model))
+    queries = [" ".join(row["title"].split()[:2]) for row in rows[100:140]]
+    pq.write_table(pa.table({"query": queries}), folder / "queries.parquet")
+    world = World(folder, make_config(folder, tiny_model))
+    return world.changed(validation={"queries": f"{folder}/queries.parquet"})
 
 
 @pytest.fixture

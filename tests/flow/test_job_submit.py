@@ -43,10 +43,11 @@ def cluster(short_folder: Path) -> Iterator[Cluster]:
     environment = {**os.environ, "HOME": str(home), "RAY_AUTH_MODE": "token", "PATH": f"{BIN}:{os.environ['PATH']}"}
     del environment["RAY_AUTH_TOKEN_PATH"]
     subprocess.run(["ray", "get-auth-token", "--generate"], env=environment, check=True, stdout=subprocess.DEVNULL)
-    gcs, dashboard, client = free_ports(3)
+    gcs, dashboard, client, agent = free_ports(4)
     arguments = f"""ray start --head --block --num-cpus 2 --node-ip-address 127.0.0.1 --port {gcs}
         --dashboard-host 127.0.0.1 --dashboard-port {dashboard} --ray-client-server-port {client}
-        --temp-dir {short_folder}/ray --object-store-memory 200000000 --disable-usage-stats"""
+        --dashboard-agent-listen-port {agent} --temp-dir {short_folder}/ray
+        --object-store-memory 200000000 --disable-usage-stats"""
     with (short_folder / "head.log").open("wb") as log:
         head = subprocess.Popen(arguments.split(), env=environment, stdout=log, stderr=log, start_new_session=True)
     try:

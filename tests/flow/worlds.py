@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from jobs.nightly import Outcome, run
 from jobs.progress import Progress
 
 ROOT = Path(__file__).parents[2]
+RAY_TOKEN = secrets.token_hex(32)
+"""One for all tests of a process: Ray reads its token once and keeps it."""
 SYLLABLES = [
     a + b
     for a in ["ba", "ce", "di", "fo", "gu", "ha", "ke", "li", "mo", "nu"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import re
 import threading
 from collections.abc import Callable
@@ -219,3 +220,11 @@ def test_a_damaged_current_release_file_is_named(local_store: Store, data: bytes
     with pytest.raises(DamagedError, match=release_key(1)) as caught:
         read_release(local_store)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.case(12)
+def test_a_release_file_of_a_gigabyte_is_refused_before_it_is_read(local_store: Store) -> None:
+    local_store.put(release_key(1), b"")
+    os.truncate(local_store._path(release_key(1)), 1 << 30)  # type: ignore[attr-defined]
+    with pytest.raises(DamagedError, match=f"expected at most {32 * 2**20} bytes in .*, got {1 << 30}"):
+        read_release(local_store)

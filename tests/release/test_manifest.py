@@ -116,7 +116,7 @@ def test_any_release_survives_the_round_trip_in_one_canonical_form(release: Rele
 SHARD = ("collections", 0, "shards", 0)
 
 
-@pytest.mark.case(12)
+@pytest.mark.case(12, 13)
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [
