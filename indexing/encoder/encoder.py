@@ -9,7 +9,7 @@ a vector would depend on the number of threads. On CUDA one worker launches kern
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
@@ -51,8 +51,6 @@ class Encoder:
         self.prompts, self.num_threads = prompts, num_threads
         self.stats = EncodeStats()
         self._on_cpu = backbone.device.type == "cpu"
-        self._num_workers = num_threads if self._on_cpu else 1
-        self._workers = ThreadPoolExecutor(self._num_workers, thread_name_prefix="encode")
         self._num_skipped = {kind: 0 if include_prompt else tokens.count(text) for kind, text in prompts.items()}
 
     def encode(
@@ -88,11 +86,14 @@ class Encoder:
 
     def _run_all(self, batches: Iterable[Batch], num_skipped: int) -> Iterable[tuple[Batch, list[Part]]]:
         """Run batches on the workers, a bounded number ahead; yields in order."""
-        most_queued = self._num_workers + QUEUED_BATCHES[self.backbone.device.type]
+        num_workers = self.num_threads if self._on_cpu else 1
+        most_queued = num_workers + QUEUED_BATCHES[self.backbone.device.type]
+        threads = 1 if self._on_cpu else self.num_threads
+        pool = ThreadPoolExecutor(num_workers, "encode", initializer=torch.set_num_threads, initargs=(threads,))
         queue: deque[tuple[Batch, Future[list[Part]]]] = deque()
         try:
             for batch in batches:
-                queue.append((batch, self._workers.submit(self._run, batch, num_skipped)))
+                queue.append((batch, pool.submit(self._run, batch, num_skipped)))
                 if len(queue) > most_queued:
                     first, future = queue.popleft()
                     yield first, future.result()
@@ -100,14 +101,11 @@ class Encoder:
                 first, future = queue.popleft()
                 yield first, future.result()
         finally:
-            for _, future in queue:
-                future.cancel()
-            wait([future for _, future in queue])
+            pool.shutdown(cancel_futures=True)
             torch.set_num_threads(self.num_threads)  # the workers' setting reaches the whole process
 
     def _run(self, batch: Batch, num_skipped: int) -> list[Part]:
         """The batch's vectors; in more than one part where memory ran out and the batch was split."""
-        torch.set_num_threads(1 if self._on_cpu else self.num_threads)
         parts: list[Part] = []
         todo = [batch]
         while todo:
