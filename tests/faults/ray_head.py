@@ -40,7 +40,7 @@ class RayHead:
         options = f"""--head --block --node-ip-address=127.0.0.1 --port={port} --num-cpus=2 --num-gpus=0
             --object-store-memory=100000000 --include-dashboard={self._with_dashboard}
             --dashboard-host=127.0.0.1 --dashboard-port={dashboard_port}
-            --dashboard-agent-listen-port={free_port()}"""
+            --dashboard-agent-listen-port={free_port()} --ray-client-server-port={free_port()}"""
         # Ray's own job supervisor looks for "the latest cluster of this machine" unless it is told which.
         address = {"RAY_ADDRESS": self.address} if self._with_dashboard else {}
         with self._log.open("wb") as log:
