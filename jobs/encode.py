@@ -8,6 +8,7 @@ whole or not at all, and never again: finished chunks survive a killed run.
 import hashlib
 import logging
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
+from ray.util.annotations import RayDeprecationWarning
 
 from cluster.fanout import peak_memory_bytes, raise_failures
 from cluster.session import cluster_resources, is_local
@@ -41,6 +43,8 @@ ARENAS = "2"
 """Heaps of glibc in an encoder's process. Ray calls it on ever new threads, and each would fill a heap of its own: it
 grew by 100 MB a chunk, to 2.9 GB (measured)."""
 MIN_CHUNKS, MAX_CHUNKS = 8, 512
+ACTOR_RESTARTS = 8
+"""Of one encoder. Ray Data's default has no end: an encoder that is killed again and again would hang the night."""
 CHUNK_NAME = re.compile(r"(\d+)of(\d+)-[0-9a-f]{32}\.parquet")
 
 
@@ -166,15 +170,20 @@ def run_actors(settings: EncodeSettings, num_actors: int, cpus: int, gpus: float
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is raised; the rest breaks into the bars
     # From items, not `range`: its read tasks would wait for ever for the CPUs that the actors hold.
     chunks = ray.data.from_items(list(range(settings.num_chunks)), override_num_blocks=settings.num_chunks)
-    counts = chunks.map_batches(
-        ChunkEncoder,
-        fn_constructor_args=(settings,),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(num_actors, settings.num_chunks)),
-        num_cpus=cpus,
-        num_gpus=gpus,
-        runtime_env={"env_vars": {"MALLOC_ARENA_MAX": ARENAS}},
-    )
+    with warnings.catch_warnings():
+        # Restarts are bounded by arguments that Ray 2.60 calls deprecated and has no others for.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        counts = chunks.map_batches(
+            ChunkEncoder,
+            fn_constructor_args=(settings,),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=min(num_actors, settings.num_chunks)),
+            num_cpus=cpus,
+            num_gpus=gpus,
+            max_restarts=ACTOR_RESTARTS,
+            max_task_retries=ACTOR_RESTARTS,
+            runtime_env={"env_vars": {"MALLOC_ARENA_MAX": ARENAS}},
+        )
     try:
         yield from counts.iter_rows()
     except ray.exceptions.RayError as error:
