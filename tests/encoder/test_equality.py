@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from encoder.tiny_models import TEXTS, lowest_cosine, write_transformer
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import nn
@@ -75,6 +76,24 @@ def test_the_forward_pass_without_padding_equals_transformers_own(
     for longest in (0, 1000):  # torch's attention, and the plain one
         monkeypatch.setattr(packed_module, "LONGEST_PLAIN", dict.fromkeys(packed_module.LONGEST_PLAIN, longest))
         assert lowest_cosine(packed.encode(texts), padded.encode(texts)) >= least
+
+
+@pytest.mark.skipif("avx2" not in cpu_flags(), reason="needs a CPU with AVX2")
+@pytest.mark.parametrize("scale", [400.0, -400.0])
+def test_attention_scores_too_large_for_plain_exponentials_do_not_overflow(
+    make_model: Make, load: Load, tmp_path: Path, scale: float
+) -> None:
+    make_model()
+    path = tmp_path / "model" / "model.safetensors"
+    weights = load_file(path)
+    for name in weights:
+        if name.endswith("attention.self.query.weight"):
+            weights[name] *= scale
+    save_file(weights, path, metadata={"format": "pt"})
+    truth = SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(TEXTS)
+    encoder = load()
+    assert type(encoder.backbone) is PackedBert
+    assert lowest_cosine(encoder.encode(TEXTS), truth) >= EXACT
 
 
 def test_models_that_only_look_like_bert_are_left_to_transformers(make_model: Make, load: Load, tmp_path: Path) -> None:
