@@ -18,8 +18,6 @@ import numpy as np
 from indexing.errors import DamagedError, DataError, StoreUnavailable
 from indexing.exact import exact_search
 
-Index = Any  # hnswlib.Index, which has no type stubs
-
 # offset_level0, max_elements, count, bytes_per_element, label_offset, data_offset, max_level, entry_point,
 # maxM, maxM0, M, mult, ef_construction
 HEADER = struct.Struct("=6QiI3QdQ")
@@ -59,7 +57,7 @@ def build_index(vectors: np.ndarray, params: IndexParams, path: Path) -> None:
     _save_index(index, path)
 
 
-def _save_index(index: Index, path: Path) -> None:
+def _save_index(index: Any, path: Path) -> None:
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         index.save_index(str(temporary))
@@ -75,8 +73,62 @@ def _save_index(index: Index, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_index(path: Path, dim: int, num_items: int) -> Index:
-    """A graph ready for `search_index`. Check the file's digest first: hnswlib crashes on many altered files.
+class Graph:
+    """A graph in memory. Items that came after its file was built are inserted, and those that have gone are deleted,
+    here alone: the file never changes. Search from any number of threads, once it is complete.
+    """
+
+    def __init__(self, index: Any, num_items: int) -> None:
+        self._index = index
+        self._labels = np.arange(num_items)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 (num_items,), ascending: the items that a search can find."""
+        return self._labels
+
+    def insert(self, labels: np.ndarray, vectors: np.ndarray) -> None:
+        """Adds `vectors`, float32 (num_rows, dim), under new labels; one thread, so that the result repeats."""
+        if len(labels):
+            self._index.resize_index(self._index.get_current_count() + len(labels))
+            self._index.add_items(vectors, labels, num_threads=1)
+            self._labels = np.union1d(self._labels, labels)
+
+    def delete(self, labels: np.ndarray) -> None:
+        """No search finds these labels any more; the graph is still walked through them."""
+        for label in labels.tolist():
+            self._index.mark_deleted(label)
+        self._labels = np.setdiff1d(self._labels, labels, assume_unique=True)
+
+    def vectors(self, labels: np.ndarray) -> np.ndarray:
+        """float32 (num_labels, dim) of labels that have not been deleted."""
+        return np.asarray(self._index.get_items(labels), dtype=np.float32)
+
+    def search(self, queries: np.ndarray, k: int, ef: int, num_threads: int) -> tuple[np.ndarray, np.ndarray]:
+        """The approximate k best of each query: labels int64 (num_queries, k), inner products float32, best first.
+
+        `queries` is float32 (num_queries, dim); k may not exceed the number of items; hnswlib uses max(ef, k).
+        """
+        self._index.set_ef(ef)
+        try:
+            labels, distances = self._index.knn_query(queries, k=k, num_threads=num_threads)
+        except RuntimeError:
+            return self._search_unreachable(queries, k, ef, num_threads)
+        return labels.astype(np.int64), 1 - distances
+
+    def _search_unreachable(
+        self, queries: np.ndarray, k: int, ef: int, num_threads: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Exact, where the graph reaches fewer than k items, as in an island of more than 2 M equal vectors."""
+        if len(queries) <= UNREACHABLE_BLOCK:
+            rows, scores = exact_search(self.vectors(self._labels), queries, k)
+            return self._labels[rows], scores
+        halves = [self.search(half, k, ef, num_threads) for half in np.array_split(queries, 2)]
+        return np.concatenate([labels for labels, _ in halves]), np.concatenate([scores for _, scores in halves])
+
+
+def load_graph(path: Path, dim: int, num_items: int) -> Graph:
+    """The graph in the file at `path`. Check the file's digest first: hnswlib crashes on many altered files.
 
     Raises DamagedError where the file's header is not that of a graph of `num_items` × `dim`, or it doesn't load.
     """
@@ -88,30 +140,7 @@ def load_index(path: Path, dim: int, num_items: int) -> Index:
         raise DamagedError(f"{path}: hnswlib refuses the file: {error}") from error
     if index.get_current_count() != num_items:
         raise DamagedError(f"{path}: expected {num_items} items, got {index.get_current_count()}")
-    return index
-
-
-def search_index(index: Index, queries: np.ndarray, k: int, ef: int, num_threads: int) -> tuple[np.ndarray, np.ndarray]:
-    """The approximate k best of each query: labels int64 (num_queries, k), inner products float32, best first.
-
-    `queries` is float32 (num_queries, dim); k may not exceed the number of items; hnswlib uses max(ef, k).
-    """
-    index.set_ef(ef)
-    try:
-        labels, distances = index.knn_query(queries, k=k, num_threads=num_threads)
-    except RuntimeError:
-        return _search_unreachable(index, queries, k, ef, num_threads)
-    return labels.astype(np.int64), 1 - distances
-
-
-def _search_unreachable(
-    index: Index, queries: np.ndarray, k: int, ef: int, num_threads: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Answers exactly where the graph reaches fewer than k items, as in an island of more than 2 M equal vectors."""
-    if len(queries) <= UNREACHABLE_BLOCK:
-        return exact_search(np.asarray(index.get_items(np.arange(index.get_current_count()))), queries, k)
-    halves = [search_index(index, half, k, ef, num_threads) for half in np.array_split(queries, 2)]
-    return np.concatenate([labels for labels, _ in halves]), np.concatenate([scores for _, scores in halves])
+    return Graph(index, num_items)
 
 
 def _check_header(path: Path, dim: int, num_items: int) -> None:

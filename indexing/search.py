@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 
 from indexing.cache import BlobCache, default_cache_folder
 from indexing.errors import ConfigError
-from indexing.hnsw import search_index
 from indexing.release.commit import read_release
 from indexing.release.manifest import EncoderEntry, Release
 from indexing.release.shard import LoadedShard, load_shard
@@ -58,7 +57,7 @@ def open_release(
     cache = BlobCache(cache_dir or default_cache_folder())
     pairs = [(c, shard) for c in release.collections if c.name in wanted for shard in c.shards]
     with ThreadPoolExecutor(OPEN_THREADS) as pool:
-        parts = list(pool.map(lambda pair: load_shard(store, cache, release.dim, *pair), pairs))
+        parts = list(pool.map(lambda pair: load_shard(partial(cache.fetch, store), release.dim, *pair), pairs))
     cache.trim(cache_bytes)
     return OpenRelease(release, parts, store, cache)
 
@@ -83,7 +82,7 @@ class OpenRelease:
         self._store, self._cache = store, cache
         self._encoding = threading.Lock()  # an encoder serves one thread at a time
         self.item_ids = pa.chunked_array([chunk for shard in shards for chunk in shard.item_ids.chunks], pa.string())
-        self.first_rows = np.cumsum([0] + [shard.num_items for shard in shards])[:-1]
+        self.first_rows = np.cumsum([0] + [shard.num_rows for shard in shards])[:-1]
 
     @overload
     def search(self, queries: str, k: int = 10, collections: str | Sequence[str] | None = None) -> list[Hit]: ...
@@ -118,9 +117,7 @@ class OpenRelease:
         found = []
         for number in shards:
             shard = self.shards[number]
-            labels, scores = search_index(
-                shard.index, vectors[turn], min(k, shard.num_items), shard.ef_search, _num_cores()
-            )
+            labels, scores = shard.graph.search(vectors[turn], min(k, shard.num_items), shard.ef_search, _num_cores())
             found.append((labels + self.first_rows[number], scores))
         rows, scores = (np.concatenate(arrays, axis=1)[np.argsort(turn)] for arrays in zip(*found, strict=True))
         order = self._best_first(rows, scores)[:, :k]

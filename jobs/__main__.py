@@ -67,6 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_search(subparsers)
     add_releases(subparsers)
     add_verify(subparsers)
+    add_diff(subparsers)
     add_rollback(subparsers)
     add_pins(subparsers)
     add_prune(subparsers)
@@ -130,6 +131,21 @@ def add_verify(subparsers: Subparsers) -> None:
     parser = add_command(subparsers, "verify", text)
     add_store(parser)
     parser.set_defaults(act=store_commands.verify)
+
+
+def add_diff(subparsers: Subparsers) -> None:
+    text = "what changed between two releases: items, vectors, files, and what queries find"
+    parser = add_command(subparsers, "diff", text)
+    add_store(parser, with_release=False)
+    parser.add_argument("before", type=int, metavar="A", help="the number of the earlier release")
+    parser.add_argument("after", type=int, metavar="B", help="the number of the later release")
+    parser.add_argument(
+        "--queries",
+        metavar="PARQUET",
+        help="measure overlap@10 on up to 1,000 distinct values of the column `query`: golden queries, or interactions",
+    )
+    parser.add_argument("--json", action="store_true", help="print one object instead of a table")
+    parser.set_defaults(act=store_commands.diff)
 
 
 def add_rollback(subparsers: Subparsers) -> None:

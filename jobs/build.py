@@ -1,13 +1,14 @@
 """Stage 3: vectors → shards, one Ray task and one thread a shard.
 
 A shard is a range of id keys of one collection: its HNSW graph, its item ids in label order, and their display
-metadata, three blobs. Its folder's name is a fingerprint of ids, vectors and index parameters, so an unchanged shard is
-found, not built again.
+metadata, three blobs. What a graph is built of gives the name under which it is kept, so an unchanged one is found, not
+built again; where little has changed since the parent release, its graph stays and deltas come beside it.
 """
 
 import hashlib
 import tempfile
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,23 @@ import pyarrow.compute as pc
 import ray
 
 from cluster.fanout import fan_out, peak_memory_bytes
+from indexing.cache import hash_file
 from indexing.errors import DamagedError, DataError
 from indexing.hnsw import IndexParams, build_index
+from indexing.release.codec import from_plain, to_plain
+from indexing.release.manifest import Blob, Release, Shard
 from indexing.sharding import KeyRange, key_range, num_shards
+from indexing.store import Store, open_store
 
+from .changes import update_shard
 from .config import Config, fingerprint
+from .encode import EncoderIdentity
 from .prepare import read_parts
 from .progress import Progress
-from .vectors import vectors_of
-from .workspace import Artifact, parquet_bytes, read_run
+from .vectors import VECTOR, pairs, vectors_of
+from .workspace import Artifact, parquet_bytes, put_blob, read_run, workspace_key
 
-FORMAT = 1
+FORMAT = 2
 INTERNAL_COLUMNS = ["collection", "id_key", "item_id", "fingerprint", "source_part", "source_row"]
 
 
@@ -44,42 +51,112 @@ class ShardTask:
     number: int
     keys: KeyRange
     params: IndexParams
+    store: Store
+    """Where `parent` is published."""
+    parent: Shard | None
+    """The same shard of the parent release; None where it has to be built whole."""
+    parent_dim: int
+    compact_at: float
 
 
-def build(config: Config, prepared: Artifact, encoded: Artifact, progress: Progress) -> Artifact:
-    """Runs the stage, or skips it when its artifact is complete; the artifact lists the shards with their digests."""
-    artifact = built_artifact(config, prepared)
+@dataclass(frozen=True)
+class BuiltShard:
+    """One shard whose blobs are in the workspace; plain data, so that Ray can ship it."""
+
+    workspace: Store
+    collection: str
+    dim: int
+    entry: Shard
+    num_indexed: int
+    """Rows whose graph was built in this run: all, or none."""
+
+    def __str__(self) -> str:
+        return f"{self.collection}/{self.entry.number}"
+
+
+def build(
+    config: Config,
+    prepared: Artifact,
+    encoded: Artifact,
+    encoder: EncoderIdentity | None,
+    parent: Release | None,
+    progress: Progress,
+) -> Artifact:
+    """Runs the stage, or skips it when its artifact is complete; the artifact lists the shards with their digests.
+
+    Shards of `parent` are carried on where that is possible; without a parent, all are built whole.
+    """
+    if why_rebuild(config, encoder, parent):
+        parent = None
+    artifact = built_artifact(config, prepared, parent)
     if artifact.read_marker():
         return artifact
-    tasks = plan_shards(config, prepared, encoded)
+    tasks = plan_shards(config, prepared, encoded, parent)
     shards: list[dict[str, Any]] = []
+    memory: list[int] = []
     with progress.stage("build", sum(prepared.require_marker()["num_items"].values())) as bar:
-        for _, shard in fan_out(lambda task: build_shard.remote(task), tasks, what="build"):
-            shards.append(shard)
-            bar.advance(shard["num_items"])
-    peak_memory = max(shard.pop("peak_memory_bytes") for shard in shards)
-    artifact.write_marker({"shards": without_empty(shards), "peak_memory_bytes": peak_memory})
+        for task, (shard, peak) in fan_out(lambda task: build_shard.remote(task), tasks, what="build"):
+            memory.append(peak)
+            if shard:
+                shards.append({"collection": task.collection, **shard})
+                bar.advance(shard["entry"]["num_items"])
+    artifact.write_marker({"shards": without_empty(shards), "peak_memory_bytes": max(memory)})
     return artifact
+
+
+def built_shards(built: Artifact) -> list[BuiltShard]:
+    return [
+        BuiltShard(workspace=built.store, **{**shard, "entry": from_plain(Shard, shard["entry"])})
+        for shard in built.require_marker()["shards"]
+    ]
 
 
 def without_empty(shards: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Shards by collection and number, numbered anew where a small collection left some without items."""
-    ordered = sorted(
-        (shard for shard in shards if shard["num_items"]), key=lambda shard: (shard["collection"], shard["number"])
-    )
+    ordered = sorted(shards, key=lambda shard: (shard["collection"], shard["entry"]["number"]))
     groups = groupby(ordered, key=lambda shard: shard["collection"])
-    return [{**shard, "number": number} for _, group in groups for number, shard in enumerate(group)]
+    return [
+        {**shard, "entry": {**shard["entry"], "number": number}}
+        for _, group in groups
+        for number, shard in enumerate(group)
+    ]
 
 
-def built_artifact(config: Config, prepared: Artifact) -> Artifact:
-    name = fingerprint(FORMAT, prepared.path, config.index.rows_per_shard, config.index.params())
+def why_rebuild(config: Config, encoder: EncoderIdentity | None, parent: Release | None) -> str | None:
+    """What makes every shard of the parent release useless for tonight's; None where they can be carried on."""
+    if parent is None:
+        return "there is no release yet"
+    if parent.index != config.index.params():
+        return "the index parameters have changed"
+    if (parent.encoder is None) != (encoder is None):
+        return "vectors came ready-made, and now come from an encoder, or the other way round"
+    if encoder is None or parent.encoder is None:
+        return None
+    if parent.text_templates != config.catalogue.text:
+        return "the text templates have changed"
+    if (parent.encoder.digest, parent.encoder.max_tokens, parent.encoder.dtype, parent.encoder.dim) != (
+        encoder.digest,
+        config.encoder.max_tokens,
+        config.encoder.dtype,
+        config.encoder.dim or parent.encoder.dim,
+    ):
+        return "the encoder has changed"
+    return None
+
+
+def built_artifact(config: Config, prepared: Artifact, parent: Release | None) -> Artifact:
+    carried = [to_plain(collection.shards) for collection in parent.collections] if parent else None
+    name = fingerprint(
+        FORMAT, prepared.path, config.index.rows_per_shard, config.index.params(), config.index.compact_at, carried
+    )
     return Artifact(prepared.store, f"builds/{name}")
 
 
-def plan_shards(config: Config, prepared: Artifact, encoded: Artifact) -> list[ShardTask]:
+def plan_shards(config: Config, prepared: Artifact, encoded: Artifact, parent: Release | None) -> list[ShardTask]:
     """The shards of every collection, by the number of its items."""
     rows, vectors = prepared.require_marker(), encoded.require_marker()
     totals = {name: num_shards(count, config.index.rows_per_shard) for name, count in rows["num_items"].items()}
+    carried = shards_to_carry(parent, totals)
     return [
         ShardTask(
             prepared=prepared,
@@ -90,31 +167,74 @@ def plan_shards(config: Config, prepared: Artifact, encoded: Artifact) -> list[S
             number=number,
             keys=key_range(number, total),
             params=config.index.params(),
+            store=open_store(config.store, config.s3),
+            parent=carried.get((name, number)),
+            parent_dim=parent.dim if parent else 0,
+            compact_at=config.index.compact_at,
         )
         for name, total in totals.items()
         for number in range(total)
     ]
 
 
+def shards_to_carry(parent: Release | None, totals: dict[str, int]) -> dict[tuple[str, int], Shard]:
+    """(collection, number) → the parent's shard, where the collection has as many shards (`totals`) as it had."""
+    return {
+        (collection.name, shard.number): shard
+        for collection in (parent.collections if parent else ())
+        for shard in collection.shards
+        if len(collection.shards) == totals.get(collection.name)
+    }
+
+
+def why_other_shards(parent: Release | None, totals: dict[str, int]) -> str | None:
+    """Which collections have other shards than in the parent release, so that none of theirs can be carried on."""
+    before = {collection.name: len(collection.shards) for collection in parent.collections} if parent else {}
+    others = [name for name, total in totals.items() if before.get(name) != total]
+    texts = [f"{name} has {totals[name]} shards, it had {before.get(name, 0)}" for name in others]
+    return "; ".join(texts) or None
+
+
 @ray.remote
-def build_shard(task: ShardTask) -> dict[str, Any]:
-    """Builds the shard, or finds it built; returns its counts, digests and keys in the workspace."""
+def build_shard(task: ShardTask) -> tuple[dict[str, Any] | None, int]:
+    """The shard as JSON (`BuiltShard`), None where it has no items, and the peak memory of this process in bytes."""
     items = shard_items(task)
-    summary = {"collection": task.collection, "number": task.number, "num_items": items.num_rows}
-    if not items.num_rows:
-        return {**summary, "peak_memory_bytes": peak_memory_bytes()}
-    ids = items.select(["item_id", "fingerprint"])
-    name = fingerprint(FORMAT, ids_digest(ids), asdict(task.params))
-    artifact = Artifact(task.prepared.store, f"shards/{name}")
-    graph = artifact.read_marker()
-    is_reused = graph is not None
+    return (carry_on(task, items) or build_whole(task, items)) if items.num_rows else None, peak_memory_bytes()
+
+
+def carry_on(task: ShardTask, items: pa.Table) -> dict[str, Any] | None:
+    """The parent's graph with deltas and tombstones beside it; None where there is none, or too much has changed."""
+    if task.parent is None:
+        return None
+    entry = update_shard(
+        task.prepared.store,
+        task.store,
+        task.parent,
+        items.select(["item_id", "fingerprint"]),
+        items.drop_columns(INTERNAL_COLUMNS),
+        partial(shard_vectors, task),
+        task.compact_at,
+    )
+    return {"entry": to_plain(entry), "dim": task.parent_dim, "num_indexed": 0} if entry else None
+
+
+def build_whole(task: ShardTask, items: pa.Table) -> dict[str, Any]:
+    """Builds the graph, or finds it built."""
+    workspace, ids = task.prepared.store, items.select(["item_id", "fingerprint"])
+    artifact = Artifact(workspace, f"shards/{fingerprint(FORMAT, ids_digest(ids), asdict(task.params))}")
+    graph, num_indexed = artifact.read_marker(), 0
     if graph is None:
-        vectors = shard_vectors(task, items)
-        graph = {"dim": vectors.shape[1], "index": put_graph(artifact, vectors, task.params)}
-        graph["items"] = put_blob(artifact, "items", parquet_bytes(ids))
+        vectors, num_indexed = shard_vectors(task, items), items.num_rows
+        graph = {"dim": vectors.shape[1], "index": to_plain(put_graph(workspace, vectors, task.params))}
         artifact.write_marker(graph)
-    metadata = put_blob(artifact, "metadata", parquet_bytes(items.drop_columns(INTERNAL_COLUMNS)))
-    return {**summary, **graph, "metadata": metadata, "is_reused": is_reused, "peak_memory_bytes": peak_memory_bytes()}
+    entry = Shard(
+        number=task.number,
+        num_items=items.num_rows,
+        index=from_plain(Blob, graph["index"]),
+        items=put_blob(workspace, parquet_bytes(ids)),
+        metadata=put_blob(workspace, parquet_bytes(items.drop_columns(INTERNAL_COLUMNS))),
+    )
+    return {"entry": to_plain(entry), "dim": graph["dim"], "num_indexed": num_indexed}
 
 
 def shard_items(task: ShardTask) -> pa.Table:
@@ -142,31 +262,26 @@ def ids_digest(ids: pa.Table) -> str:
 
 
 def shard_vectors(task: ShardTask, items: pa.Table) -> np.ndarray:
-    """float32 (num_items, dim), unit norm, in label order; read chunk by chunk into one array.
+    """float32 (num_items, dim), unit norm, in the order of `items`; read chunk by chunk into one array.
 
     Raises DamagedError where an item has no vector, DataError where chunks differ in dimension.
     """
-    wanted = pc.binary_join_element_wise(
-        items["fingerprint"].cast(pa.binary()), items["item_id"].cast(pa.binary()), b""
-    )
+    wanted = pairs(items)
     vectors: np.ndarray | None = None
     found = np.zeros(items.num_rows, dtype=bool)
     for key in task.chunks:
-        rows = read_run(task.prepared.store, key, "id_key", task.keys)
-        if not rows.num_rows:
-            continue
-        pairs = pc.binary_join_element_wise(
-            rows["fingerprint"].cast(pa.binary()), rows["item_id"].cast(pa.binary()), b""
-        )
-        labels = pc.index_in(pairs, value_set=wanted.combine_chunks())
-        is_wanted = pc.is_valid(labels)
-        values = vectors_of(rows.filter(is_wanted))
+        known = read_run(task.prepared.store, key, "id_key", task.keys, columns=["fingerprint", "item_id"])
+        positions = pc.index_in(pairs(known), value_set=wanted)
+        if positions.null_count == len(positions):
+            continue  # its vectors, most of its bytes, are not read
+        values = vectors_of(read_run(task.prepared.store, key, "id_key", task.keys, columns=[VECTOR]))
         if vectors is None:
             vectors = np.empty((items.num_rows, values.shape[1]), np.float32)
         if values.shape[1] != vectors.shape[1]:
             raise DataError(f"{key}: expected vectors of {vectors.shape[1]} dimensions, got {values.shape[1]}")
-        positions = labels.drop_null().to_numpy()
-        vectors[positions], found[positions] = values, True
+        is_wanted = pc.is_valid(positions).to_numpy(zero_copy_only=False)
+        rows = positions.drop_null().to_numpy()
+        vectors[rows], found[rows] = values[is_wanted], True
     if vectors is None or not found.all():
         raise DamagedError(
             f"collection {task.collection}: {np.count_nonzero(~found)} of {len(found)} items have no vector in the "
@@ -176,20 +291,10 @@ def shard_vectors(task: ShardTask, items: pa.Table) -> np.ndarray:
     return vectors
 
 
-def put_graph(artifact: Artifact, vectors: np.ndarray, params: IndexParams) -> dict[str, Any]:
+def put_graph(workspace: Store, vectors: np.ndarray, params: IndexParams) -> Blob:
     with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
         path = Path(folder, "index.hnsw")
         build_index(vectors, params, path)
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        key = artifact.key(f"{sha256}.hnsw")
-        artifact.store.upload(key, path, sha256=sha256)
-        return {"sha256": sha256, "size_bytes": path.stat().st_size, "key": key}
-
-
-def put_blob(artifact: Artifact, kind: str, data: bytes) -> dict[str, Any]:
-    sha256 = hashlib.sha256(data).hexdigest()
-    key = artifact.key(f"{kind}-{sha256}.parquet")
-    if artifact.store.head(key) is None:
-        artifact.store.put(key, data)
-    return {"sha256": sha256, "size_bytes": len(data), "key": key}
+        blob = Blob(sha256=hash_file(path), size_bytes=path.stat().st_size)
+        workspace.upload(workspace_key(blob), path, sha256=blob.sha256)
+        return blob

@@ -76,6 +76,8 @@ class IndexConfig:
     seed: int = 1
     recall_target: float = 0.95
     """recall@10 that the chosen `ef_search` must reach, against exact search."""
+    compact_at: float = 0.15
+    """A shard is rebuilt whole once its tombstones and deltas come to this share of the rows it was built of."""
 
     def params(self) -> IndexParams:
         return IndexParams(M=self.M, ef_construction=self.ef_construction, seed=self.seed)
@@ -256,6 +258,7 @@ def _check(config: Config) -> None:
     expect(2 <= index.M <= 128, "index.M", "2 to 128", index.M)
     expect(index.ef_construction >= index.M, "index.ef_construction", "at least index.M", index.ef_construction)
     expect(index.seed >= 0, "index.seed", "0 or more", index.seed)
+    expect(0 <= index.compact_at <= 1, "index.compact_at", "a share from 0 to 1", index.compact_at)
     expect(0 < index.recall_target <= 1, "index.recall_target", "above 0, at most 1", index.recall_target)
     expect(validation.num_samples >= 2, "validation.num_samples", "at least 2", validation.num_samples)
     for name in ("min_self_match", "min_shard_recall"):

@@ -33,7 +33,7 @@ from indexing.store import S3Settings, Store
 from .config import Config, RayConfig, fingerprint
 from .prepare import read_parts
 from .progress import Progress
-from .vectors import VECTOR, vector_column, vectors_of
+from .vectors import VECTOR, pairs, vector_column, vectors_of
 from .workspace import Artifact, write_run
 
 logger = logging.getLogger(__name__)
@@ -263,18 +263,13 @@ def read_chunk(store: Store, key: str) -> pa.Table:
 
 def without_known(rows: pa.Table, known: pa.Table) -> pa.Table:
     """The rows whose (fingerprint, item_id) has no vector yet."""
-    return rows.filter(pc.invert(pc.is_in(_pairs(rows), value_set=_pairs(known))))
-
-
-def _pairs(table: pa.Table) -> pa.Array:
-    columns = [table[name].cast(pa.binary()).combine_chunks() for name in ("fingerprint", "item_id")]
-    return pc.binary_join_element_wise(*columns, b"")
+    return rows.filter(pc.invert(pc.is_in(pairs(rows), value_set=pairs(known))))
 
 
 def write_chunk(artifact: Artifact, chunk: int, total: int, rows: pa.Table, vectors: np.ndarray) -> None:
     """The chunk's new rows, sorted by id key for `build`; named by its range and what is in it."""
     table = rows.select(["id_key", "item_id", "fingerprint"])
-    name = hashlib.blake2b(b"\n".join(sorted(_pairs(table).to_pylist())), digest_size=16).hexdigest()
+    name = hashlib.blake2b(b"\n".join(sorted(pairs(table).to_pylist())), digest_size=16).hexdigest()
     write_run(
         artifact.store,
         artifact.key(f"{chunk}of{total}-{name}.parquet"),

@@ -3,27 +3,30 @@
 import datetime
 import importlib.metadata
 import json
+import logging
 import os
 import socket
 from dataclasses import dataclass, replace
 
 from cluster.session import ray_session
+from indexing.errors import ValidationFailed
 from indexing.release.commit import read_release, release_numbers
 from indexing.release.lease import hold_lease
 from indexing.release.manifest import Release
 from indexing.store import Store, open_store
 from indexing.store.preflight import preflight
 
-from .build import build
+from .build import build, built_shards
 from .config import Config, fingerprint
 from .encode import EncoderIdentity, encode, identify_encoder
 from .prepare import part_settings, prepare
 from .progress import Progress
-from .publish import Published, publish
+from .publish import Published, find_published, publish
 from .source import scan_source
 from .validate import validate
 from .workspace import Artifact
 
+logger = logging.getLogger(__name__)
 RATES_KEY = "rates.json"
 ROWS_TO_TELL = 2_000
 
@@ -55,7 +58,11 @@ def run(config: Config, last_stage: str, progress: Progress) -> Outcome:
     with hold_lease(store, owner, wait=config.run.on_conflict == "wait") as lease:
         parent = current_release(config)
         with ray_session(config.ray.address):
-            outcome = make(config, encoder, last_stage, parent, progress)
+            outcome = make(config, encoder, "build", parent, progress)
+            assert outcome.built is not None
+            if published := find_published(config, outcome.prepared, outcome.built, parent):
+                return replace(outcome, published=published)
+            outcome = make_sound(config, encoder, outcome, parent, progress)
             assert outcome.built is not None and outcome.validated is not None
             published = publish(config, outcome.prepared, outcome.built, outcome.validated, parent, lease, progress)
         keep_rates(workspace, outcome.encoded, outcome.built, progress)
@@ -76,13 +83,26 @@ def make(
     """Everything up to the release itself."""
     workspace = open_store(config.workspace, config.s3)
     prepared = prepare(config, workspace, encoder.fingerprint if encoder else None, progress)
-    encoded = encode(config, prepared, encoder, progress)
+    outcome = Outcome(prepared, encode(config, prepared, encoder, progress))
     if last_stage == "encode":
-        return Outcome(prepared, encoded)
-    built = build(config, prepared, encoded, progress)
-    if last_stage == "build":
-        return Outcome(prepared, encoded, built)
-    return Outcome(prepared, encoded, built, validate(config, prepared, built, parent, progress))
+        return outcome
+    outcome = replace(outcome, built=build(config, prepared, outcome.encoded, encoder, parent, progress))
+    return outcome if last_stage == "build" else make_sound(config, encoder, outcome, parent, progress)
+
+
+def make_sound(
+    config: Config, encoder: EncoderIdentity | None, outcome: Outcome, parent: Release | None, progress: Progress
+) -> Outcome:
+    """With `validated`. Where the gates don't hold for shards with deltas, all are built whole and measured again."""
+    assert outcome.built is not None
+    try:
+        return replace(outcome, validated=validate(config, outcome.prepared, outcome.built, parent, progress))
+    except ValidationFailed as error:
+        if not any(shard.entry.deltas or shard.entry.tombstones for shard in built_shards(outcome.built)):
+            raise
+        logger.warning("validate: with deltas %s; building all shards whole", error)
+    built = build(config, outcome.prepared, outcome.encoded, encoder, None, progress)
+    return replace(outcome, built=built, validated=validate(config, outcome.prepared, built, parent, progress))
 
 
 def preflight_once(store: Store, workspace: Store) -> None:
@@ -105,7 +125,7 @@ def keep_rates(workspace: Store, encoded: Artifact, built: Artifact, progress: P
     """Notes rows/s of encoding and building for the next plan, when this run did enough to tell."""
     rows = {
         "encode": encoded.require_marker()["num_encoded"],
-        "build": sum(shard["num_items"] for shard in built.require_marker()["shards"] if not shard["is_reused"]),
+        "build": sum(shard.num_indexed for shard in built_shards(built)),
     }
     rates = {
         name: count / progress.seconds[name]

@@ -3,14 +3,16 @@
 The rows' keys stay in Ray's object store; a task compares one range of fingerprints, or one parent shard.
 """
 
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 from rich.console import Console
 from rich.table import Table
@@ -18,10 +20,13 @@ from rich.table import Table
 from cluster.fanout import fan_out
 from cluster.session import cluster_resources, ray_session
 from indexing.encoder import load_encoder
-from indexing.release.manifest import Release, Shard, blob_key
+from indexing.release.manifest import Release, Shard
+from indexing.release.shard import read_live_rows, read_rows
 from indexing.sharding import KeyRange, key_range, num_shards
 from indexing.store import Store, open_store
 
+from .build import shards_to_carry, why_other_shards, why_rebuild
+from .changes import download_into, plan_changes
 from .config import Config
 from .encode import (
     EncoderIdentity,
@@ -56,6 +61,10 @@ class Plan:
     """name → (items, shards)."""
     index_bytes: int
     """Size of all HNSW files."""
+    why_rebuild: str | None
+    """What makes shards useless that the parent release has; None where all are carried on but for large changes."""
+    num_to_index: int
+    """Items of the shards that are built whole."""
     seconds: float
     """Estimated, of encoding and building on the connected cluster."""
     is_measured: bool
@@ -74,12 +83,17 @@ def make_plan(config: Config) -> Plan:
         keys = survey(source.parts, settings)
         totals = count_items(keys, source.num_rows)
         num_texts, num_known = count_texts(keys, workspace, encoder, source.num_rows)
-        changes = compare(keys, totals.total(), open_store(config.store, config.s3), parent) if parent else None
+        store = open_store(config.store, config.s3)
+        shards = compare(keys, store, parent, config.index.compact_at) if parent else {}
         num_cpus = cluster_resources().get("CPU", 1)
     collections = {
         name: (count, num_shards(count, config.index.rows_per_shard)) for name, count in sorted(totals.items())
     }
-    num_items = sum(totals.values())
+    num_items = totals.total()
+    num_shards_of = {name: total for name, (_, total) in collections.items()}
+    reason = why_rebuild(config, encoder, parent)
+    carried = shards_to_carry(None if reason else parent, num_shards_of)
+    num_to_index = count_to_index(totals, carried, shards)
     dim = find_dim(config, source)
     item_bytes = 4 * dim + 4 * (2 * config.index.M + 1) + 8
     rates = read_rates(workspace)
@@ -90,13 +104,21 @@ def make_plan(config: Config) -> Plan:
         num_bad=source.num_rows - num_items,
         num_to_encode=num_texts - num_known,
         num_reused=num_known,
-        changes=changes,
+        changes=sum_changes(shards, num_items) if parent else None,
         collections=collections,
         index_bytes=num_items * item_bytes,
-        seconds=(num_texts - num_known) / rate["encode"] + num_items / rate["build"],
+        why_rebuild=reason or why_other_shards(parent, num_shards_of),
+        num_to_index=num_to_index,
+        seconds=(num_texts - num_known) / rate["encode"] + num_to_index / rate["build"],
         is_measured=set(rates) >= set(DEFAULT_RATES),
         worker_bytes=WORKER_BYTES + 2 * largest * item_bytes,
     )
+
+
+def sum_changes(shards: dict[tuple[str, int], dict[str, int]], num_items: int) -> dict[str, int]:
+    """Items by what became of them since the parent release."""
+    counts = {name: sum(shard[name] for shard in shards.values()) for name in ("changed", "unchanged", "gone")}
+    return {"new": num_items - counts["changed"] - counts["unchanged"], **counts}
 
 
 def find_dim(config: Config, source: Source) -> int:
@@ -175,32 +197,47 @@ def select_range(keys: list[ray.ObjectRef], column: str, keys_in: KeyRange) -> p
     return pa.concat_tables(tables)
 
 
-def compare(keys: list[ray.ObjectRef], num_items: int, store: Store, parent: Release) -> dict[str, int]:
-    """Items by what became of them since the parent release."""
+def compare(
+    keys: list[ray.ObjectRef], store: Store, parent: Release, compact_at: float
+) -> dict[tuple[str, int], dict[str, int]]:
+    """(collection, shard) → what became of its items since the parent release, and how many it holds now."""
     tasks = [
         (collection.name, shard, key_range(shard.number, len(collection.shards)))
         for collection in parent.collections
         for shard in collection.shards
     ]
-    counts: Counter[str] = Counter()
-    for _, result in fan_out(lambda task: compare_shard.remote(keys, store, *task), tasks, what="plan"):
-        counts.update(result)
-    num_new = num_items - counts["changed"] - counts["unchanged"]
-    return {"new": num_new, "changed": counts["changed"], "unchanged": counts["unchanged"], "gone": counts["gone"]}
+    found = fan_out(lambda task: compare_shard.remote(keys, store, *task, compact_at), tasks, what="plan")
+    return {(name, shard.number): counts for (name, shard, _), counts in found}
 
 
 @ray.remote
 def compare_shard(
-    keys: list[ray.ObjectRef], store: Store, name: str, shard: Shard, keys_in: KeyRange
+    keys: list[ray.ObjectRef], store: Store, name: str, shard: Shard, keys_in: KeyRange, compact_at: float
 ) -> dict[str, int]:
-    with store.open(blob_key(shard.items.sha256)) as file:
-        before = pq.ParquetFile(file).read(columns=["item_id", "fingerprint"])
+    with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
+        fetch = partial(download_into, Path(folder), store)
+        labels, before = read_rows(fetch, shard, name), read_live_rows(fetch, shard, name)
     now = select_range(keys, "id_key", keys_in).filter(pc.field("collection") == name)
+    is_carried = plan_changes(shard, labels, now, compact_at) is not None
     found = pc.index_in(before["item_id"], value_set=now["item_id"].combine_chunks())
     kept = before.filter(pc.is_valid(found))
-    same = pc.equal(kept["fingerprint"], now["fingerprint"].take(found.drop_null()))
-    num_same = pc.sum(same).as_py() or 0
-    return {"unchanged": num_same, "changed": kept.num_rows - num_same, "gone": before.num_rows - kept.num_rows}
+    num_same = pc.sum(pc.equal(kept["fingerprint"], now["fingerprint"].take(found.drop_null()))).as_py() or 0
+    return {
+        "unchanged": num_same,
+        "changed": kept.num_rows - num_same,
+        "gone": before.num_rows - kept.num_rows,
+        "num_items": now.num_rows,
+        "num_to_index": 0 if is_carried else now.num_rows,
+    }
+
+
+def count_to_index(
+    totals: Counter[str],
+    carried: dict[tuple[str, int], Shard],
+    shards: dict[tuple[str, int], dict[str, int]],
+) -> int:
+    """Items whose shards are built whole: all but those of the shards that are carried on."""
+    return totals.total() - sum(shards[key]["num_items"] - shards[key]["num_to_index"] for key in carried)
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -219,6 +256,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     if plan.changes is not None:
         changes = ", ".join(f"{count:,} {name}" for name, count in plan.changes.items())
         lines.insert(2, f"items         {changes} since the current release")
+    reason = plan.why_rebuild or "in shards that have changed too much; the others are carried on"
+    lines.insert(-3, f"build         {plan.num_to_index:,} items: {reason}")
     console.print()
     for line in lines:
         console.print(line, markup=False, highlight=False)

@@ -8,7 +8,6 @@ import logging
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,16 @@ from indexing.encoder.layout import read_layout
 from indexing.errors import StoreUnavailable
 from indexing.release.commit import UploadCounts, commit_release, missing_blobs, upload_blobs
 from indexing.release.lease import Lease
-from indexing.release.manifest import Blob, Collection, EncoderEntry, EncoderFile, Release, Shard
+from indexing.release.manifest import Blob, Collection, EncoderEntry, EncoderFile, Release
 from indexing.release.signing import load_private_key, sign_release
 from indexing.store import Store, open_store
 
+from .build import BuiltShard, built_shards
 from .config import Config, fingerprint
 from .encode import local_model
 from .progress import Bar, Progress
-from .validate import BuiltShard, built_shards
-from .workspace import Artifact, local_copy
+from .validate import query_texts
+from .workspace import Artifact, local_blobs
 
 logger = logging.getLogger(__name__)
 NUM_RESENDS = 3
@@ -60,8 +60,9 @@ def publish(
     Raises PublishConflict when `parent` is no longer the current release or the lease is lost.
     """
     store = open_store(config.store, config.s3)
-    report = json.dumps(validated.require_marker()["report"], sort_keys=True, indent=1).encode()
-    release = make_release(config, prepared, built, validated, parent, report)
+    figures = validated.require_marker()["report"]
+    report = json.dumps(figures, sort_keys=True, indent=1).encode()
+    release = make_release(config, prepared, built, figures["collections"], parent, blob_of(report))
     if config.publish.signing_key:
         release = sign_release(release, load_private_key(Path(config.publish.signing_key)))
     if parent and not config.publish.always and same_content(release, parent) and not missing_blobs(store, parent):
@@ -80,6 +81,18 @@ def publish(
         commit_release(store, release)
         resend_missing(store, release, lambda: upload(bar))
     return Published(release=release, is_new=True, uploads=sum_uploads(uploads))
+
+
+def find_published(config: Config, prepared: Artifact, built: Artifact, parent: Release | None) -> Published | None:
+    """The current release, where it was validated by the same configuration and holds what was built now already."""
+    if parent is None or config.publish.always or parent.config_fingerprint != config_fingerprint(config):
+        return None
+    figures = {collection.name: {"ef_search": collection.ef_search} for collection in parent.collections}
+    if figures.keys() != prepared.require_marker()["num_items"].keys():
+        return None
+    release = make_release(config, prepared, built, figures, parent, parent.report)
+    is_same = same_content(release, parent) and not missing_blobs(open_store(config.store, config.s3), parent)
+    return Published(release=parent, is_new=False, uploads=NOTHING) if is_same else None
 
 
 def resend_missing(store: Store, release: Release, upload: Callable[[], None]) -> None:
@@ -110,13 +123,15 @@ def upload_all(
 
 
 def make_release(
-    config: Config, prepared: Artifact, built: Artifact, validated: Artifact, parent: Release | None, report: bytes
+    config: Config,
+    prepared: Artifact,
+    built: Artifact,
+    figures: dict[str, Any],
+    parent: Release | None,
+    report: Blob | None,
 ) -> Release:
-    rows, figures, shards = (
-        prepared.require_marker(),
-        validated.require_marker()["report"]["collections"],
-        built_shards(built),
-    )
+    """`figures` are those of validation, by collection."""
+    rows, shards = prepared.require_marker(), built_shards(built)
     return Release(
         number=parent.number + 1 if parent else 1,
         parent=parent.number if parent else None,
@@ -134,16 +149,22 @@ def make_release(
                 item_types=tuple(config.catalogue.collections[name].item_types),
                 num_items=num_items,
                 ef_search=figures[name]["ef_search"],
-                shards=tuple(shard_entry(shard) for shard in shards if shard.collection == name),
+                shards=tuple(shard.entry for shard in shards if shard.collection == name),
             )
             for name, num_items in rows["num_items"].items()
         ),
         catalogue_fingerprint=rows["catalogue_fingerprint"],
-        config_fingerprint=fingerprint(config.catalogue, config.encoder, config.index, config.validation),
+        config_fingerprint=config_fingerprint(config),
         validation=figures,
-        report=blob_of(report),
+        report=report,
         tools={name: importlib.metadata.version(name) for name in TOOLS},
     )
+
+
+def config_fingerprint(config: Config) -> str:
+    """Changes with all that can change what is served, or what it is held to, but for the rows of the catalogue."""
+    catalogue, validation = replace(config.catalogue, path=None), replace(config.validation, queries=None)
+    return fingerprint(catalogue, config.encoder, config.index, validation, query_texts(config))
 
 
 def encoder_entry(config: Config, dim: int) -> EncoderEntry:
@@ -159,19 +180,6 @@ def encoder_entry(config: Config, dim: int) -> EncoderEntry:
     )
 
 
-def shard_entry(shard: BuiltShard) -> Shard:
-    def blob(stored: dict[str, Any]) -> Blob:
-        return Blob(sha256=stored["sha256"], size_bytes=stored["size_bytes"])
-
-    return Shard(
-        number=shard.number,
-        num_items=shard.num_items,
-        index=blob(shard.index),
-        items=blob(shard.items),
-        metadata=blob(shard.metadata),
-    )
-
-
 def same_content(release: Release, parent: Release) -> bool:
     """Whether both would serve the same; their numbers, times, writers and tools may differ."""
     identity = (
@@ -184,6 +192,7 @@ def same_content(release: Release, parent: Release) -> bool:
         "tools",
         "validation",
         "report",
+        "catalogue_fingerprint",
         "config_fingerprint",
     )
     return replace(release, **{name: getattr(parent, name) for name in identity}) == parent
@@ -196,20 +205,17 @@ def upload_own_blobs(
     with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
         path = Path(folder, "report.json")
         path.write_bytes(report)
-        files = {blob_of(report).sha256: path}
+        files = {blob_of(report): path}
         if release.encoder:
-            files |= {file.blob.sha256: local_model(config) / file.path for file in release.encoder.files}
-        return upload_blobs(store, files, parent=parent, read_back=read_back)
+            files |= {file.blob: local_model(config) / file.path for file in release.encoder.files}
+        return upload_blobs(store, files, files.__getitem__, parent=parent, read_back=read_back)
 
 
 @ray.remote
 def upload_shard(shard: BuiltShard, store: Store, parent: Release | None, read_back: bool) -> UploadCounts:
-    with ExitStack() as stack:
-        files = {
-            blob["sha256"]: stack.enter_context(local_copy(shard.store, blob["key"]))
-            for blob in (shard.index, shard.items, shard.metadata)
-        }
-        return upload_blobs(store, files, parent=parent, read_back=read_back)
+    blobs = {blob.sha256: blob for _, blob in shard.entry.blobs()}
+    with local_blobs(shard.workspace) as fetch:
+        return upload_blobs(store, blobs.values(), fetch, parent=parent, read_back=read_back)
 
 
 def blob_of(data: bytes) -> Blob:

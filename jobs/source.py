@@ -1,5 +1,6 @@
 """Where rows come from: the catalogue's Parquet files, or those of ready-made vectors, cut into parts."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -185,3 +186,8 @@ def read_queries(path: str, s3: S3Settings | None, setting: str) -> list[str]:
     if not texts:
         raise DataError(f"{setting}: expected queries in {path}, got none that is not blank")
     return sorted(texts)
+
+
+def sample_queries(texts: list[str], count: int) -> list[str]:
+    """At most `count` of the texts, always the same ones."""
+    return sorted(texts, key=lambda text: hashlib.blake2b(text.encode()).digest())[:count]

@@ -5,6 +5,8 @@ import json
 import os
 import socket
 import uuid
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,10 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from indexing.cache import BlobCache, default_cache_folder
 from indexing.errors import ConfigError
 from indexing.release.commit import read_release, release_numbers
+from indexing.release.diff import diff_releases
 from indexing.release.lease import hold_lease
 from indexing.release.manifest import Release
 from indexing.release.retention import PrunePlan, apply_prune, pin, pinned_numbers, plan_prune, unpin
@@ -27,12 +31,14 @@ from indexing.store.preflight import preflight
 
 from .config import RetentionConfig, load_config
 from .progress import Progress
-from .source import read_queries
+from .source import read_queries, sample_queries
 
 if TYPE_CHECKING:
     from indexing.search import OpenRelease, Results
 
 BATCH_QUERIES = 1024
+DIFF_K = 10
+MAX_DIFF_QUERIES = 1000
 HITS = pa.schema(
     [
         ("query", pa.string()),
@@ -69,18 +75,18 @@ def search_file(release: "OpenRelease", arguments: argparse.Namespace) -> None:
     """Writes the hits of every distinct query, a batch at a time; the file appears only when it is complete."""
     queries = read_queries(arguments.queries, None, "--queries")
     progress = Progress(Console(stderr=True))
-    partial = Path(f"{arguments.out}.{uuid.uuid4().hex}.tmp")
+    unfinished = Path(f"{arguments.out}.{uuid.uuid4().hex}.tmp")
     try:
-        with progress.stage("search", len(queries), "queries") as bar, pq.ParquetWriter(partial, HITS) as writer:
+        with progress.stage("search", len(queries), "queries") as bar, pq.ParquetWriter(unfinished, HITS) as writer:
             for start in range(0, len(queries), BATCH_QUERIES):
                 batch = queries[start : start + BATCH_QUERIES]
                 writer.write_table(hits_table(batch, release.search(batch, k=arguments.k)))
                 bar.advance(len(batch))
-        partial.replace(arguments.out)
+        unfinished.replace(arguments.out)
     except OSError as error:
         raise ConfigError(f"--out: cannot write {arguments.out}: {error.strerror}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def hits_table(queries: list[str], results: "Results") -> pa.Table:
@@ -141,6 +147,46 @@ def verify(arguments: argparse.Namespace) -> None:
         f"release {release.number} is sound: {report.num_blobs} blobs, {report.size_bytes / 1e6:,.1f} MB, "
         f"{report.num_items:,} items"
     )
+
+
+def diff(arguments: argparse.Namespace) -> None:
+    """What changed from release A to release B; with --queries also how many of the ten hits stayed the same."""
+    store, cache = open_store(arguments.store), BlobCache(default_cache_folder())
+    before, after = read_release(store, arguments.before), read_release(store, arguments.after)
+    progress = Progress(Console(stderr=True))
+    with progress.stage("diff", after.num_items, "items") as bar:
+        found = diff_releases(before, after, partial(cache.fetch, store), bar.advance)
+    overlap = None
+    if arguments.queries:
+        queries = sample_queries(read_queries(arguments.queries, None, "--queries"), MAX_DIFF_QUERIES)
+        overlap = measure_overlap(arguments.store, (before.number, after.number), queries)
+    if arguments.json:
+        print(json.dumps({**asdict(found), "overlap_at_10": overlap}, indent=1))
+        return
+    table = Table("collection", "new", "changed", "unchanged", "gone", box=None, header_style="bold")
+    for name, counts in found.collections.items():
+        table.add_row(name, *(f"{count:,}" for count in (counts.new, counts.changed, counts.unchanged, counts.gone)))
+    Console().print(table, markup=False)
+    print(f"graphs     {found.num_same_graphs} of {found.num_shards} shards have the same")
+    print(f"bytes      {found.same_bytes / 1e6:,.1f} of {found.size_bytes / 1e6:,.1f} MB are shared")
+    if found.drift:
+        print(f"drift      mean {found.drift.mean:.4f}, 95th percentile {found.drift.percentile_95:.4f} (1 - cosine)")
+    else:
+        print("drift      the vectors cannot be compared")
+    if overlap is not None:
+        print(f"overlap@10 {overlap:.4f} of the hits are in both")
+
+
+def measure_overlap(url: str, numbers: tuple[int, int], queries: list[str]) -> float:
+    """The mean share of the ten best hits that two releases have in common; each encodes the queries itself."""
+    from indexing import open_release
+
+    hits = []
+    for number in numbers:
+        release = open_release(url, number=number)
+        hits.append(release.search(queries, k=min(DIFF_K, release.release.num_items)).item_ids)
+        del release  # one in memory at a time
+    return float(np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(*hits, strict=True)]))
 
 
 def rollback(arguments: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .build import built_shards
 from .config import Config
 from .nightly import Outcome
 from .progress import Progress
@@ -47,13 +48,14 @@ def stage_figures(outcome: Outcome, progress: Progress) -> dict[str, dict[str, A
         },
     }
     if outcome.built:
-        built = outcome.built.require_marker()
-        is_new = "build" in progress.seconds
-        num_reused = sum(shard["is_reused"] or not is_new for shard in built["shards"])
+        shards = built_shards(outcome.built)
+        num_indexed = sum(shard.num_indexed for shard in shards) if "build" in progress.seconds else 0
+        num_reused = sum(not shard.num_indexed or not num_indexed for shard in shards)
+        num_changed = sum(bool(shard.entry.deltas or shard.entry.tombstones) for shard in shards)
         figures["build"] = {
-            "rows": num_items,
-            "reused": f"{num_reused} of {len(built['shards'])} shards",
-            "peak_memory_bytes": built["peak_memory_bytes"],
+            "rows": num_indexed,
+            "reused": f"{num_reused} of {len(shards)} graphs" + (f", {num_changed} with deltas" if num_changed else ""),
+            "peak_memory_bytes": outcome.built.require_marker()["peak_memory_bytes"],
         }
     if outcome.validated:
         figures["validate"] = {

@@ -5,27 +5,25 @@ crash of hnswlib is a gate that does not hold. Memory is bounded: a task holds o
 driver holds the sampled queries and their ten best.
 """
 
-import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 
 from cluster.fanout import fan_out, peak_memory_bytes
 from indexing.encoder import load_encoder
-from indexing.errors import DamagedError, ValidationFailed
+from indexing.errors import ValidationFailed
 from indexing.exact import exact_search, merge_top_k
-from indexing.hnsw import Index, load_index, search_index
+from indexing.hnsw import Graph
+from indexing.release.codec import to_plain
 from indexing.release.load_check import check_loads
 from indexing.release.manifest import Release
-from indexing.store import Store
+from indexing.release.shard import open_graph, read_live_rows, read_metadata
 from indexing.validation import (
     EF_GRID,
     Gate,
@@ -40,11 +38,12 @@ from indexing.validation import (
     split_halves,
 )
 
+from .build import BuiltShard, built_shards
 from .config import Config, fingerprint
 from .encode import local_model
 from .progress import Bar, Progress
-from .source import read_queries
-from .workspace import Artifact, local_copy
+from .source import read_queries, sample_queries
+from .workspace import Artifact, local_blobs
 
 FORMAT = 1
 BLOCK_ROWS = 8192
@@ -55,25 +54,6 @@ SHARD_BITS = 32
 
 Found = tuple[np.ndarray, np.ndarray]
 """Labels int64 and scores float32, each (num_queries, at most K), best first."""
-
-
-@dataclass(frozen=True)
-class BuiltShard:
-    """One shard in the workspace; plain data, so that Ray can ship it."""
-
-    store: Store
-    collection: str
-    number: int
-    num_items: int
-    dim: int
-    index: dict[str, Any]
-    """sha256, size_bytes and key of the blob; so too below."""
-    items: dict[str, Any]
-    metadata: dict[str, Any]
-    is_reused: bool
-
-    def __str__(self) -> str:
-        return f"{self.collection}/{self.number}"
 
 
 def validate(
@@ -88,18 +68,23 @@ def validate(
     if artifact.read_marker():
         return artifact
     num_items = prepared.require_marker()["num_items"]
-    queries = encode_queries(config, texts)
+    shards = built_shards(built)
     gates: list[Gate] = []
-    collections: dict[str, Any] = {}
     memory: list[int] = []
     with progress.stage("validate", 2 * sum(num_items.values())) as bar:
-        for name, count in num_items.items():
-            shards = [shard for shard in built_shards(built) if shard.collection == name]
-            samples = inspect_shards(config, shards, gates, memory, bar)
-            query_sets = {"items": samples} if queries is None else {"items": samples, "queries": queries}
-            collections[name] = measure_recall(config, name, shards, query_sets, gates, memory, bar)
-            gates.append(equal("number of items", name, sum(shard.num_items for shard in shards), count))
-            gates += compare_with_parent(config, name, count, parent)
+        query_sets = {
+            name: {"items": rows} for name, rows in inspect_shards(config, shards, gates, memory, bar).items()
+        }
+        if texts is not None:
+            queries = encode_queries(config, texts)
+            query_sets = {name: {**sets, "queries": queries} for name, sets in query_sets.items()}
+        found = search_shards(shards, query_sets, memory, bar)
+    collections = {}
+    for name, count in num_items.items():
+        collections[name] = choose(config, name, query_sets[name], *found[name], gates)
+        collections[name]["num_items"] = sum(shard.entry.num_items for shard in shards if shard.collection == name)
+        gates.append(equal("number of items", name, collections[name]["num_items"], count))
+        gates += compare_with_parent(config, name, count, parent)
     report = {"collections": collections, "gates": [asdict(gate) for gate in gates]}
     raise_failed_gates(gates, artifact, report)
     artifact.write_marker({"report": report, "peak_memory_bytes": max(memory)})
@@ -108,15 +93,9 @@ def validate(
 
 def validated_artifact(config: Config, built: Artifact, parent: Release | None, queries: list[str] | None) -> Artifact:
     counts = {collection.name: collection.num_items for collection in parent.collections} if parent else None
-    digests = [
-        [shard.index["sha256"], shard.items["sha256"], shard.metadata["sha256"]] for shard in built_shards(built)
-    ]
+    digests = [to_plain(shard.entry) for shard in built_shards(built)]
     name = fingerprint(FORMAT, built.path, digests, config.validation, queries, config.index.recall_target, counts)
     return Artifact(built.store, f"validations/{name}")
-
-
-def built_shards(built: Artifact) -> list[BuiltShard]:
-    return [BuiltShard(store=built.store, **shard) for shard in built.require_marker()["shards"]]
 
 
 def raise_failed_gates(gates: list[Gate], artifact: Artifact, report: dict[str, Any]) -> None:
@@ -137,105 +116,100 @@ def query_texts(config: Config) -> list[str] | None:
     if config.validation.queries is None:
         return None
     texts = read_queries(config.validation.queries, config.s3, "validation.queries")
-    return sorted(texts, key=lambda text: hashlib.blake2b(text.encode()).digest())[: config.validation.num_samples]
+    return sample_queries(texts, config.validation.num_samples)
 
 
-def encode_queries(config: Config, texts: list[str] | None) -> np.ndarray | None:
+def encode_queries(config: Config, texts: list[str]) -> np.ndarray:
     """float32 (num_texts, dim), encoded as queries."""
-    if texts is None:
-        return None
     return load_encoder(local_model(config), config.encoder.settings()).encode(texts, kind="query")
 
 
 def inspect_shards(
     config: Config, shards: list[BuiltShard], gates: list[Gate], memory: list[int], bar: Bar
-) -> np.ndarray:
-    """Gates on each shard by itself; returns the sampled vectors of all, float32 (num_samples, dim)."""
-    total = sum(shard.num_items for shard in shards)
-    results: dict[int, dict[str, Any]] = {}
-    for shard, found in fan_out(
-        lambda shard: inspect_shard.remote(shard, -(-config.validation.num_samples * shard.num_items // total)),
-        shards,
-        what="validate",
-    ):
-        bar.advance(shard.num_items)
+) -> dict[str, np.ndarray]:
+    """Gates on each shard by itself; returns sampled vectors of each collection, float32 (num_samples, dim)."""
+    totals: Counter[str] = Counter()
+    for shard in shards:
+        totals[shard.collection] += shard.entry.num_items
+
+    def submit(shard: BuiltShard) -> ray.ObjectRef:
+        share = config.validation.num_samples * shard.entry.num_items
+        return inspect_shard.remote(shard, -(-share // totals[shard.collection]))
+
+    results: dict[str, dict[str, Any]] = {}
+    for shard, found in fan_out(submit, shards, what="validate"):
+        bar.advance(shard.entry.num_items)
         memory.append(found["peak_memory_bytes"])
-        results[shard.number] = found
+        results[str(shard)] = found
+    samples: dict[str, list[np.ndarray]] = {name: [] for name in totals}
     for shard in shards:  # in this order, whichever was done first: the report is a blob, so equal runs give equal ones
-        found = results[shard.number]
+        found = results[str(shard)]
+        samples[shard.collection].append(found["samples"])
         gates += [
             equal("rows without a distinct id", str(shard), found["num_repeated_ids"], 0),
             equal("vectors with NaN or infinity", str(shard), found["num_not_finite"], 0),
             equal("vectors not of unit norm", str(shard), found["num_not_unit"], 0),
         ]
-    return np.concatenate([results[shard.number]["samples"] for shard in shards])
+    return {name: np.concatenate(parts) for name, parts in samples.items()}
 
 
 @ray.remote
 def inspect_shard(shard: BuiltShard, num_samples: int) -> dict[str, Any]:
     """Reads every id and vector of the shard; samples vectors evenly: label order is by hash, so that is random."""
-    for blob in (shard.items, shard.metadata):
-        with shard.store.open(blob["key"]) as file:
-            table = pq.ParquetFile(file).read()
-        if table.num_rows != shard.num_items:
-            raise DamagedError(f"{shard}: expected {shard.num_items} rows in {blob['key']}, got {table.num_rows}")
-        if blob is shard.items:
-            num_ids = pc.count_distinct(table["item_id"]).as_py()
-    with checked_copy(shard) as path:
-        check_loads(path, shard.dim, shard.num_items, str(shard))
-        index = load_index(path, shard.dim, shard.num_items)
+    entry = shard.entry
+    with local_blobs(shard.workspace) as fetch:
+        num_ids = pc.count_distinct(read_live_rows(fetch, entry, str(shard))["item_id"]).as_py()
+        read_metadata(fetch, entry, str(shard))
+        check_loads(fetch(entry.index), shard.dim, entry.num_base_rows, str(shard))
+        graph = open_graph(fetch, shard.dim, entry, str(shard))
     bad = np.zeros(2, dtype=np.int64)
-    for _, vectors in vector_blocks(index, shard.num_items):
+    for _, vectors in vector_blocks(graph):
         bad += count_bad_vectors(vectors)
-    labels = np.linspace(0, shard.num_items - 1, min(num_samples, shard.num_items)).astype(np.int64)
+    rows = np.linspace(0, entry.num_items - 1, min(num_samples, entry.num_items)).astype(np.int64)
     return {
-        "num_repeated_ids": shard.num_items - num_ids,
+        "num_repeated_ids": entry.num_items - num_ids,
         "num_not_finite": int(bad[0]),
         "num_not_unit": int(bad[1]),
-        "samples": np.asarray(index.get_items(labels), dtype=np.float32),
+        "samples": graph.vectors(graph.labels[rows]),
         "peak_memory_bytes": peak_memory_bytes(),
     }
 
 
-@contextmanager
-def checked_copy(shard: BuiltShard) -> Iterator[Path]:
-    """The shard's graph on this machine. Raises DamagedError when its bytes are not what was built."""
-    with local_copy(shard.store, shard.index["key"]) as path:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != shard.index["sha256"]:
-            raise DamagedError(
-                f"{shard}: {shard.store.describe(shard.index['key'])} is not what was built; delete it, run again"
-            )
-        yield path
+def vector_blocks(graph: Graph) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(labels, float32 (at most BLOCK_ROWS, dim)) over all items."""
+    for start in range(0, len(graph.labels), BLOCK_ROWS):
+        labels = graph.labels[start : start + BLOCK_ROWS]
+        yield labels, graph.vectors(labels)
 
 
-def vector_blocks(index: Index, num_items: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(first label, float32 (at most BLOCK_ROWS, dim)) over all items."""
-    for start in range(0, num_items, BLOCK_ROWS):
-        yield start, np.asarray(index.get_items(np.arange(start, min(start + BLOCK_ROWS, num_items))), dtype=np.float32)
+def search_shards(
+    shards: list[BuiltShard], query_sets: dict[str, dict[str, np.ndarray]], memory: list[int], bar: Bar
+) -> dict[str, tuple[dict[int, Found], dict[str, dict[int, float]]]]:
+    """collection → (what all its shards together find, by ef; recall@10 of each shard by itself, by ef)."""
+    queries = {name: ray.put(np.concatenate(list(sets.values()))) for name, sets in query_sets.items()}
+    merged: dict[str, dict[int, Found]] = {}
+    recalls: dict[str, dict[str, dict[int, float]]] = {name: {} for name in query_sets}
+    for shard, (found, peak) in fan_out(
+        lambda shard: search_shard.remote(shard, queries[shard.collection]), shards, what="validate"
+    ):
+        bar.advance(shard.entry.num_items)
+        memory.append(peak)
+        name, truth = shard.collection, found[EXACT][1]
+        recalls[name][str(shard)] = {ef: float(recall_by_score(found[ef][1], truth).mean()) for ef in EF_GRID}
+        merged[name] = {ef: merge(merged[name][ef], found[ef]) for ef in found} if name in merged else found
+    return {name: (merged[name], recalls[name]) for name in merged}
 
 
-def measure_recall(
+def choose(
     config: Config,
     name: str,
-    shards: list[BuiltShard],
     query_sets: dict[str, np.ndarray],
+    merged: dict[int, Found],
+    recall_of_shard: dict[str, dict[int, float]],
     gates: list[Gate],
-    memory: list[int],
-    bar: Bar,
 ) -> dict[str, Any]:
-    """Recall@10 of each shard and of all merged, at every ef; chooses ef; returns the figures at that ef."""
+    """Chooses ef for a collection; returns the figures at that ef."""
     bounds = np.cumsum([len(queries) for queries in query_sets.values()])[:-1]
-    queries = ray.put(np.concatenate(list(query_sets.values())))
-    merged: dict[int, Found] = {}
-    recall_of_shard: dict[str, dict[int, float]] = {}
-    for shard, (found, peak) in fan_out(lambda shard: search_shard.remote(shard, queries), shards, what="validate"):
-        bar.advance(shard.num_items)
-        memory.append(peak)
-        truth = found[EXACT][1]
-        recall_of_shard[str(shard)] = {ef: float(recall_by_score(found[ef][1], truth).mean()) for ef in EF_GRID}
-        merged = {ef: merge(merged[ef], found[ef]) for ef in found} if merged else found
     truth = merged[EXACT][1]
     recalls = {ef: np.split(recall_by_score(merged[ef][1], truth), bounds) for ef in EF_GRID}
     matches = {ef: own_match(np.split(merged[ef][1], bounds)[0]) for ef in EF_GRID}
@@ -250,11 +224,7 @@ def measure_recall(
     ef = choose_ef({ef: recalls[ef] for ef in passing}, target) or EF_GRID[-1]
     match = matches[ef]
     gates.append(at_least("self-match", name, match, limits.min_self_match))
-    figures: dict[str, Any] = {
-        "num_items": sum(shard.num_items for shard in shards),
-        "ef_search": ef,
-        "self_match": match,
-    }
+    figures: dict[str, Any] = {"ef_search": ef, "self_match": match}
     for (kind, size), values in zip(((kind, len(part)) for kind, part in query_sets.items()), recalls[ef], strict=True):
         for half, part in zip(("chosen on", "confirmed on"), split_halves(values), strict=True):
             gates.append(at_least(f"recall@{K} of {kind}, {half}", name, float(part.mean()), target))
@@ -278,17 +248,17 @@ def merge(one: Found, other: Found) -> Found:
 @ray.remote
 def search_shard(shard: BuiltShard, queries: np.ndarray) -> tuple[dict[int, Found], int]:
     """(labels, scores), each (num_queries, at most K), exact under EXACT, by the graph under each ef; peak memory."""
-    with checked_copy(shard) as path:
-        index = load_index(path, shard.dim, shard.num_items)
-    k = min(K, shard.num_items)
-    found = {ef: search_index(index, queries, k, ef, num_threads=1) for ef in EF_GRID}
+    with local_blobs(shard.workspace) as fetch:
+        graph = open_graph(fetch, shard.dim, shard.entry, str(shard))
+    k = min(K, shard.entry.num_items)
+    found = {ef: graph.search(queries, k, ef, num_threads=1) for ef in EF_GRID}
     exact = None
-    for start, vectors in vector_blocks(index, shard.num_items):
-        labels, scores = exact_search(vectors, queries, k)
-        block = (labels + start, scores)
+    for block_labels, vectors in vector_blocks(graph):
+        rows, scores = exact_search(vectors, queries, k)
+        block = (block_labels[rows], scores)
         exact = block if exact is None else merge(exact, block)
     assert exact is not None
-    offset = shard.number << SHARD_BITS
+    offset = shard.entry.number << SHARD_BITS
     found = {ef: (labels + offset, scores) for ef, (labels, scores) in {EXACT: exact, **found}.items()}
     return found, peak_memory_bytes()
 

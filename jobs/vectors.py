@@ -60,6 +60,12 @@ def read_npy_rows(store: Store, key: str, start: int, count: int) -> np.ndarray:
         return np.frombuffer(file.read(count * dim * dtype.itemsize), dtype).reshape(count, dim)
 
 
+def pairs(table: pa.Table) -> pa.Array:
+    """binary (num_rows,): fingerprint and item id together, by which a row's vector is known."""
+    columns = [table[name].cast(pa.binary()).combine_chunks() for name in ("fingerprint", "item_id")]
+    return pc.binary_join_element_wise(*columns, b"")
+
+
 def vectors_of(table: pa.Table) -> np.ndarray:
     """(num_rows, dim) of the fixed-size column `vector`, in the type it is stored in."""
     column = table[VECTOR].combine_chunks()

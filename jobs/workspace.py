@@ -1,9 +1,10 @@
 """Artifacts of the stages: a folder of the workspace store whose name is a fingerprint of all that went into it."""
 
+import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from indexing.cache import hash_file
 from indexing.errors import ConfigError, DamagedError, ObjectNotFound
+from indexing.release.manifest import Blob
 from indexing.sharding import KeyRange
 from indexing.store import Store
 from indexing.store.local import LocalStore
@@ -96,3 +99,36 @@ def local_copy(store: Store, key: str) -> Iterator[Path]:
         path = Path(folder, key.rpartition("/")[2])
         store.download(key, path)
         yield path
+
+
+def workspace_key(blob: Blob) -> str:
+    """Where the blobs of shards lie until they are published, by content like in a store."""
+    return f"shards/blobs/{blob.sha256}"
+
+
+def put_blob(store: Store, data: bytes) -> Blob:
+    blob = Blob(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+    if store.head(workspace_key(blob)) is None:
+        store.put(workspace_key(blob), data)
+    return blob
+
+
+@contextmanager
+def local_blobs(store: Store) -> Iterator[Callable[[Blob], Path]]:
+    """A function from a blob of the workspace to a path of this machine that holds it while the block runs.
+
+    It raises DamagedError when the bytes are not what was built.
+    """
+    with ExitStack() as stack:
+        paths: dict[str, Path] = {}
+
+        def fetch(blob: Blob) -> Path:
+            if blob.sha256 not in paths:
+                path = stack.enter_context(local_copy(store, workspace_key(blob)))
+                if hash_file(path) != blob.sha256:
+                    where = store.describe(workspace_key(blob))
+                    raise DamagedError(f"{where} is not what was built; delete it, run again")
+                paths[blob.sha256] = path
+            return paths[blob.sha256]
+
+        yield fetch

@@ -23,14 +23,30 @@ def encode_canonical(value: Any) -> bytes:
 
     A field that defaults to None is left out while it is None, so that later fields don't change older files.
     """
-    plain = dataclasses.asdict(value)
-    for name in _optional_fields(type(value)):
-        if plain[name] is None:
-            del plain[name]
+    plain = to_plain(value)
     try:
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     except ValueError as error:
         raise DamagedError(f"expected finite numbers and Unicode texts, got: {reprlib.repr(str(error))}") from error
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses as dicts and tuples as lists, for JSON."""
+    if dataclasses.is_dataclass(value):
+        optional = _optional_fields(type(value))
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {name: to_plain(item) for name, item in fields.items() if item is not None or name not in optional}
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    return value
+
+
+def from_plain(kind: type[T], value: Any) -> T:
+    """The dataclass `kind` that `to_plain` made `value` of. DamagedError names the first field of another type."""
+    decoded: T = _decode(kind, value, "")
+    return decoded
 
 
 def decode_strict(kind: type[T], data: bytes) -> T:
@@ -41,7 +57,7 @@ def decode_strict(kind: type[T], data: bytes) -> T:
     """
     try:
         value = json.loads(data.decode())
-        decoded: T = _decode(kind, value, "")
+        decoded = from_plain(kind, value)
         is_canonical = encode_canonical(decoded) == data
     except ValueError as error:
         raise DamagedError(f"expected JSON, got {len(data)} bytes that are not: {reprlib.repr(str(error))}") from error
@@ -83,7 +99,7 @@ def _decode_object(kind: type, value: Any, path: str) -> Any:
 
 
 def _optional_fields(kind: type) -> frozenset[str]:
-    """Only of the outermost dataclass is None left out; nested ones have no such fields."""
+    """Fields that came later: absent from older files, and from newer ones while they are None."""
     return frozenset(field.name for field in dataclasses.fields(kind) if field.default is None)
 
 

@@ -1,7 +1,7 @@
 """Publishing and reading releases: blobs first, each verified, then one release file that is created only if absent."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,13 +64,14 @@ def read_release(store: Store, number: int | None = None) -> Release:
 
 def upload_blobs(
     store: Store,
-    files: Mapping[str, Path],
+    blobs: Iterable[Blob],
+    fetch: Callable[[Blob], Path],
     on_blob: Callable[[Blob], None] | None = None,
     *,
     parent: Release | None = None,
     read_back: bool = False,
 ) -> UploadCounts:
-    """Makes the store hold every file, by sha256, and checks that it does.
+    """Makes the store hold every blob, and checks that it does; `fetch` gives the file of one that has to be sent.
 
     Not sent again is what `parent` lists, which no prune deletes, and what came within the last hour, as from a run
     that was killed; a blob that merely lies there may be about to be pruned, and sending it anew keeps it. `read_back`
@@ -81,13 +82,12 @@ def upload_blobs(
     kept = parent.blobs().keys() if parent else set()
     young_from = store.now() - YOUNG_S
 
-    def ensure(item: tuple[str, Path]) -> tuple[Blob, bool]:
-        sha256, path = item
-        return _ensure_blob(store, sha256, path, 0.0 if sha256 in kept else young_from, read_back)
+    def ensure(blob: Blob) -> tuple[Blob, bool]:
+        return blob, _ensure_blob(store, blob, fetch, 0.0 if blob.sha256 in kept else young_from, read_back)
 
     counts = {True: [0, 0], False: [0, 0]}
     with ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="upload") as pool:
-        for blob, was_sent in pool.map(ensure, files.items()):
+        for blob, was_sent in pool.map(ensure, blobs):
             counts[was_sent][0] += 1
             counts[was_sent][1] += blob.size_bytes
             if on_blob is not None:
@@ -133,16 +133,15 @@ def missing_blobs(store: Store, release: Release) -> list[str]:
     return [sha256 for sha256, blob in release.blobs().items() if _find(store, blob) is None]
 
 
-def _ensure_blob(store: Store, sha256: str, path: Path, reuse_from: float, read_back: bool) -> tuple[Blob, bool]:
-    """The blob, and whether it had to be sent; one that the store has stamped before `reuse_from` is sent anew."""
-    blob, key = Blob(sha256=sha256, size_bytes=path.stat().st_size), blob_key(sha256)
-    found = _find(store, blob)
+def _ensure_blob(store: Store, blob: Blob, fetch: Callable[[Blob], Path], reuse_from: float, read_back: bool) -> bool:
+    """Whether the blob was sent; one that the store has stamped before `reuse_from` is sent anew."""
+    found, key = _find(store, blob), blob_key(blob.sha256)
     if found and found.modified >= reuse_from and _holds(store, blob, read_back):
-        return blob, False
-    is_checked = store.upload(key, path, sha256=sha256)
+        return False
+    is_checked = store.upload(key, fetch(blob), sha256=blob.sha256)
     if (read_back or not is_checked) and not _holds(store, blob, read_back):
         raise StoreUnavailable(f"{store.url}: expected {key} as it was sent, the store keeps other bytes")
-    return blob, True
+    return True
 
 
 def _holds(store: Store, blob: Blob, read_back: bool) -> bool:

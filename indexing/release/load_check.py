@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from indexing.errors import DamagedError, ValidationFailed
-from indexing.hnsw import load_index, search_index
+from indexing.hnsw import load_graph
 
 ROOT = Path(__file__).parents[2]
 NUM_QUERIES = 64
@@ -45,12 +45,11 @@ def main() -> None:
     path, dim, num_items = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     limit_memory(2 * path.stat().st_size + SPARE_BYTES)
     try:
-        index = load_index(path, dim, num_items)
+        graph = load_graph(path, dim, num_items)
     except DamagedError as error:
         sys.exit(str(error))
     labels = np.linspace(0, num_items - 1, min(NUM_QUERIES, num_items)).astype(np.int64)
-    queries = np.asarray(index.get_items(labels), dtype=np.float32)
-    found, _ = search_index(index, queries, min(K, num_items), EF, num_threads=1)
+    found, _ = graph.search(graph.vectors(labels), min(K, num_items), EF, num_threads=1)
     if found.min() < 0 or found.max() >= num_items:
         sys.exit(f"expected labels from 0 to {num_items - 1}, a search found {found.min()} to {found.max()}")
 

@@ -49,16 +49,60 @@ class EncoderEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Delta:
+    """Items that came to a shard after its graph was built."""
+
+    num_rows: int
+    items: Blob
+    """Parquet, label order: item_id string, fingerprint fixed_size_binary(16), vector fixed_size_list<float32>."""
+    metadata: Blob
+    """Parquet, label order: the columns to display."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tombstones:
+    """Rows of a shard's graph and deltas that have gone, or that a later row has replaced."""
+
+    num_rows: int
+    labels: Blob
+    """Parquet: label int64, ascending."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Shard:
+    """A graph with the rows that it was built of; then deltas, whose labels go on from there; less the tombstones."""
+
     number: int
     """0 … num_shards - 1 within the collection."""
     num_items: int
+    """Rows that are not tombstones."""
     index: Blob
     """HNSW file as hnswlib saves it; label = row of `items` and `metadata`."""
     items: Blob
     """Parquet, label order: item_id string, fingerprint fixed_size_binary(16)."""
     metadata: Blob
     """Parquet, label order: the columns to display."""
+    deltas: tuple[Delta, ...] | None = None
+    """Oldest first; None while there are none."""
+    tombstones: Tombstones | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """Of the graph and all deltas, tombstones included."""
+        return self.num_items + (self.tombstones.num_rows if self.tombstones else 0)
+
+    @property
+    def num_base_rows(self) -> int:
+        """Of the graph alone."""
+        return self.num_rows - sum(delta.num_rows for delta in self.deltas or ())
+
+    def blobs(self) -> Iterator[tuple[str, Blob]]:
+        """Every blob with the path of its field."""
+        yield from (("index", self.index), ("items", self.items), ("metadata", self.metadata))
+        for i, delta in enumerate(self.deltas or ()):
+            yield from ((f"deltas[{i}].items", delta.items), (f"deltas[{i}].metadata", delta.metadata))
+        if self.tombstones:
+            yield "tombstones.labels", self.tombstones.labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,9 +239,22 @@ def _check_collection(collection: Collection, path: str) -> None:
             _refuse(f"{path}.shards[{position}].number", position, shard.number)
         if shard.num_items < 1:
             _refuse(f"{path}.shards[{position}].num_items", "1 or more", shard.num_items)
+        _check_changes(shard, f"{path}.shards[{position}]")
     total = sum(shard.num_items for shard in collection.shards)
     if collection.num_items != total:
         _refuse(f"{path}.num_items", f"{total}, the sum of its shards", collection.num_items)
+
+
+def _check_changes(shard: Shard, path: str) -> None:
+    if shard.deltas is not None and not shard.deltas:
+        _refuse(f"{path}.deltas", "at least one, or no such field", shard.deltas)
+    for position, delta in enumerate(shard.deltas or ()):
+        if delta.num_rows < 1:
+            _refuse(f"{path}.deltas[{position}].num_rows", "1 or more", delta.num_rows)
+    if shard.tombstones and shard.tombstones.num_rows < 1:
+        _refuse(f"{path}.tombstones.num_rows", "1 or more", shard.tombstones.num_rows)
+    if shard.num_base_rows < 1:
+        _refuse(f"{path}.num_items", "more rows than the deltas have", shard.num_items)
 
 
 def _check_encoder(encoder: EncoderEntry, dim: int) -> None:
@@ -238,8 +295,8 @@ def _check_distinct(values: list[str], path: str) -> None:
 def _named_blobs(release: Release) -> Iterator[tuple[str, Blob]]:
     for i, collection in enumerate(release.collections):
         for j, shard in enumerate(collection.shards):
-            for part in ("index", "items", "metadata"):
-                yield f"collections[{i}].shards[{j}].{part}", getattr(shard, part)
+            for name, blob in shard.blobs():
+                yield f"collections[{i}].shards[{j}].{name}", blob
     for i, file in enumerate(release.encoder.files if release.encoder else ()):
         yield f"encoder.files[{i}].blob", file.blob
     if release.report is not None:

@@ -1,30 +1,39 @@
-"""A published shard in memory: its graph, the item ids by label, and its metadata once somebody asks."""
+"""A shard of a release, from local files: its graph with what has changed since it was built, its ids, its metadata.
+
+Labels count the rows of the graph, then those of each delta; a tombstone takes a label out of every search.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexing.cache import BlobCache
 from indexing.errors import DamagedError
-from indexing.hnsw import Index, load_index
-from indexing.release.manifest import Collection, Shard
-from indexing.store import Store
+from indexing.hnsw import Graph, load_graph
+from indexing.release.manifest import Blob, Collection, Shard
 
 ITEMS_SCHEMA = pa.schema({"item_id": pa.string(), "fingerprint": pa.binary(16)})
+TOMBSTONES_SCHEMA = pa.schema({"label": pa.int64()})
+NORM_TOLERANCE = 1e-3
+
+Fetch = Callable[[Blob], Path]
+"""A verified local copy of a blob."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoadedShard:
     collection: str
     num_items: int
+    num_rows: int
+    """Labels, those of tombstones included."""
     ef_search: int
-    index: Index
+    graph: Graph
     item_ids: pa.ChunkedArray
-    """string (num_items,), by label."""
+    """string (num_rows,), by label."""
     read_metadata: Callable[[], pa.Table]
 
     @cached_property
@@ -33,27 +42,102 @@ class LoadedShard:
         return self.read_metadata()
 
 
-def load_shard(store: Store, cache: BlobCache, dim: int, collection: Collection, shard: Shard) -> LoadedShard:
-    """The shard, from verified local copies of its blobs. Raises DamagedError where they don't fit the release file."""
+def load_shard(fetch: Fetch, dim: int, collection: Collection, shard: Shard) -> LoadedShard:
+    """The shard in memory. Raises DamagedError where its files don't fit the release file."""
     where = f"collection {collection.name} shard {shard.number}"
-
-    def read_metadata() -> pa.Table:
-        return read_rows(cache.fetch(store, shard.metadata), shard.num_items, f"metadata of {where}")
-
-    cache.fetch(store, shard.metadata)  # now, so that hits can be shown whatever becomes of the store
+    for _, blob in shard.blobs():
+        fetch(blob)  # now, so that hits can be shown whatever becomes of the store
+    rows = read_rows(fetch, shard, where)
     return LoadedShard(
         collection=collection.name,
         num_items=shard.num_items,
+        num_rows=shard.num_rows,
         ef_search=collection.ef_search,
-        index=load_index(cache.fetch(store, shard.index), dim, shard.num_items),
-        item_ids=read_items(cache.fetch(store, shard.items), shard.num_items, f"items of {where}")["item_id"],
-        read_metadata=read_metadata,
+        graph=open_graph(fetch, dim, shard, where),
+        item_ids=rows["item_id"],
+        read_metadata=lambda: read_metadata(fetch, shard, where),
     )
+
+
+def open_graph(fetch: Fetch, dim: int, shard: Shard, where: str) -> Graph:
+    """The shard's graph as it is served: the deltas' rows inserted, then the tombstones deleted."""
+    graph = load_graph(fetch(shard.index), dim, shard.num_base_rows)
+    gone = read_tombstones(fetch, shard, where)
+    first = shard.num_base_rows
+    for number, delta in enumerate(shard.deltas or ()):
+        vectors = read_delta_vectors(fetch(delta.items), dim, delta.num_rows, f"delta {number} of {where}")
+        labels = np.arange(first, first + delta.num_rows)
+        is_live = ~np.isin(labels, gone)
+        graph.insert(labels[is_live], vectors[is_live])
+        first += delta.num_rows
+    graph.delete(gone[gone < shard.num_base_rows])
+    return graph
+
+
+def read_rows(fetch: Fetch, shard: Shard, where: str) -> pa.Table:
+    """`ITEMS_SCHEMA`, by label: the rows of the graph and of each delta, tombstones included."""
+    tables = [read_items(fetch(shard.items), shard.num_base_rows, f"items of {where}")]
+    for number, delta in enumerate(shard.deltas or ()):
+        table = read_table(fetch(delta.items), delta.num_rows, f"delta {number} of {where}", ITEMS_SCHEMA.names)
+        tables.append(check_items(table, f"delta {number} of {where}"))
+    return pa.concat_tables(tables)
+
+
+def read_live_rows(fetch: Fetch, shard: Shard, where: str) -> pa.Table:
+    """`ITEMS_SCHEMA` and label int64: the rows that are not tombstones."""
+    rows = read_rows(fetch, shard, where)
+    labels = np.setdiff1d(np.arange(shard.num_rows), read_tombstones(fetch, shard, where), assume_unique=True)
+    return rows.take(labels).append_column("label", pa.array(labels))
+
+
+def read_metadata(fetch: Fetch, shard: Shard, where: str) -> pa.Table:
+    """The columns to display, by label."""
+    tables = [read_table(fetch(shard.metadata), shard.num_base_rows, f"metadata of {where}")]
+    for number, delta in enumerate(shard.deltas or ()):
+        tables.append(read_table(fetch(delta.metadata), delta.num_rows, f"metadata of delta {number} of {where}"))
+        if not tables[-1].schema.equals(tables[0].schema):
+            raise DamagedError(
+                f"metadata of delta {number} of {where}: expected columns {_describe(tables[0].schema)}, "
+                f"got {_describe(tables[-1].schema)}"
+            )
+    return pa.concat_tables(tables)
+
+
+def read_tombstones(fetch: Fetch, shard: Shard, where: str) -> np.ndarray:
+    """int64 (num_tombstones,), ascending. Raises DamagedError for labels that the shard has not, or has twice."""
+    if shard.tombstones is None:
+        return np.empty(0, np.int64)
+    where = f"tombstones of {where}"
+    table = read_table(fetch(shard.tombstones.labels), shard.tombstones.num_rows, where)
+    if not table.schema.equals(TOMBSTONES_SCHEMA) or table["label"].null_count:
+        raise DamagedError(
+            f"{where}: expected {_describe(TOMBSTONES_SCHEMA)} without nulls, got {_describe(table.schema)}"
+        )
+    labels: np.ndarray = table["label"].to_numpy()
+    if labels[0] < 0 or labels[-1] >= shard.num_rows or (np.diff(labels) <= 0).any():
+        raise DamagedError(f"{where}: expected ascending labels below {shard.num_rows}, got others")
+    return labels
+
+
+def read_delta_vectors(path: Path, dim: int, num_rows: int, where: str) -> np.ndarray:
+    """float32 (num_rows, dim), unit norm. Raises DamagedError for anything else."""
+    column = read_table(path, num_rows, where, ["vector"])["vector"].combine_chunks()
+    expected = pa.list_(pa.float32(), dim)
+    if column.type != expected or column.null_count or column.flatten().null_count:
+        raise DamagedError(f"{where}: expected vectors of type {expected} without nulls, got {column.type}")
+    vectors: np.ndarray = column.flatten().to_numpy().reshape(num_rows, dim)
+    with np.errstate(all="ignore"):
+        if not (np.abs(np.linalg.norm(vectors, axis=1) - 1) < NORM_TOLERANCE).all():
+            raise DamagedError(f"{where}: expected vectors of unit norm, got others")
+    return vectors
 
 
 def read_items(path: Path, num_items: int, where: str) -> pa.Table:
     """The items Parquet, label order: `ITEMS_SCHEMA`, no nulls. Raises DamagedError for anything else."""
-    table = read_rows(path, num_items, where)
+    return check_items(read_table(path, num_items, where), where)
+
+
+def check_items(table: pa.Table, where: str) -> pa.Table:
     if not table.schema.equals(ITEMS_SCHEMA):
         raise DamagedError(f"{where}: expected columns {_describe(ITEMS_SCHEMA)}, got {_describe(table.schema)}")
     if any(column.null_count for column in table.columns):
@@ -61,14 +145,16 @@ def read_items(path: Path, num_items: int, where: str) -> pa.Table:
     return table
 
 
-def read_rows(path: Path, num_items: int, where: str) -> pa.Table:
-    """A Parquet file of one row an item. Raises DamagedError for another number of rows or another format."""
+def read_table(path: Path, num_rows: int, where: str, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file of one row an item. Raises DamagedError for other columns or rows, or another format."""
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, columns=columns, partitioning=None)
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(f"{where}: expected a Parquet file, got {str(error).splitlines()[0][:200]}") from error
-    if table.num_rows != num_items:
-        raise DamagedError(f"{where}: expected {num_items} rows, got {table.num_rows}")
+    if columns and table.column_names != columns:
+        raise DamagedError(f"{where}: expected columns {', '.join(columns)}, got {', '.join(table.column_names)}")
+    if table.num_rows != num_rows:
+        raise DamagedError(f"{where}: expected {num_rows} rows, got {table.num_rows}")
     return table
 
 

@@ -6,22 +6,22 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow.compute as pc
 
 from indexing.cache import download_verified
 from indexing.errors import DamagedError
-from indexing.hnsw import load_index
-from indexing.release.manifest import Blob, EncoderEntry, Release, Shard
-from indexing.release.shard import read_items, read_rows
+from indexing.release.manifest import Blob, Collection, EncoderEntry, Release, Shard
+from indexing.release.shard import Fetch, load_shard, read_live_rows, read_metadata
 from indexing.sharding import id_keys, range_of
 from indexing.store import Store
 
 VERIFY_THREADS = 4
 MAX_SHOWN = 3
 
-Check = Callable[[Path], None]
+Check = Callable[[Fetch], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,82 +34,67 @@ class VerifyReport:
 
 
 def verify_release(store: Store, release: Release, on_blob: Callable[[Blob], None] | None = None) -> VerifyReport:
-    """Reads every blob of the release once, past any cache, and checks digests, ids, row counts, graphs and encoder.
+    """Reads every blob of the release, past any cache, and checks digests, ids, row counts, graphs and encoder.
 
-    Bounded by one loaded shard in memory and `VERIFY_THREADS` blobs in the folder of temporary files. `on_blob` is
-    called for each blob that was read, in this thread. Raises DamagedError naming what is wrong, the first few and
-    how many; StoreUnavailable.
+    Bounded by one loaded shard in memory and the files of `VERIFY_THREADS` shards in the folder of temporary files.
+    `on_blob` is called for each blob that was read, in this thread. Raises DamagedError naming what is wrong, the first
+    few and how many; StoreUnavailable.
     """
-    checks = _plan_checks(release)
-    problems = _encoder_problems(release.encoder)
+    loading = threading.Lock()  # one graph in memory at a time
+    checks: list[tuple[list[Blob], Check]] = []
+    for collection in release.collections:
+        for shard in collection.shards:
+            check = partial(_check_shard, release.dim, collection, shard, loading)
+            checks.append(([blob for _, blob in shard.blobs()], check))
+    in_shards = {blob.sha256 for blobs, _ in checks for blob in blobs}
+    checks += [([blob], lambda fetch: None) for sha256, blob in release.blobs().items() if sha256 not in in_shards]
+    problems, seen = _encoder_problems(release.encoder), set()
     with ThreadPoolExecutor(VERIFY_THREADS, thread_name_prefix="verify") as pool:
-        for blob, found in pool.map(
-            lambda blob: _check_blob(store, blob, checks[blob.sha256]), release.blobs().values()
-        ):
+        for (blobs, _), found in zip(checks, pool.map(lambda args: _check_blobs(store, *args), checks), strict=True):
             problems += found
-            if on_blob is not None:
-                on_blob(blob)
+            for blob in blobs:
+                if on_blob is not None and blob.sha256 not in seen:
+                    on_blob(blob)
+                seen.add(blob.sha256)
     if problems:
         more = f" (and {len(problems) - MAX_SHOWN} more)" if len(problems) > MAX_SHOWN else ""
         raise DamagedError(f"{store.url}: release {release.number}: {'; '.join(problems[:MAX_SHOWN])}{more}")
-    return VerifyReport(num_blobs=len(checks), size_bytes=release.size_bytes, num_items=release.num_items)
+    return VerifyReport(num_blobs=len(seen), size_bytes=release.size_bytes, num_items=release.num_items)
 
 
-def _plan_checks(release: Release) -> dict[str, list[Check]]:
-    """What each blob must stand besides its digest, by sha256: one blob may serve several shards."""
-    checks: dict[str, list[Check]] = {sha256: [] for sha256 in release.blobs()}
-    loading = threading.Lock()
-    for collection in release.collections:
-        for shard in collection.shards:
-            where = f"collection {collection.name} shard {shard.number}"
-            checks[shard.index.sha256].append(_index_check(shard, release.dim, loading))
-            checks[shard.items.sha256].append(_items_check(shard, len(collection.shards), where))
-            checks[shard.metadata.sha256].append(_metadata_check(shard, where))
-    return checks
-
-
-def _check_blob(store: Store, blob: Blob, checks: list[Check]) -> tuple[Blob, list[str]]:
-    """Nothing is loaded from a blob with a wrong digest: hnswlib would crash on it."""
+def _check_blobs(store: Store, blobs: list[Blob], check: Check) -> list[str]:
+    """What is wrong with files that belong together. Nothing is loaded from a blob with a wrong digest: hnswlib would
+    crash on it.
+    """
+    problems = []
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
-        path = Path(folder, blob.sha256)
-        try:
-            download_verified(store, blob, path)
-            for check in checks:
-                check(path)
-        except DamagedError as error:
-            return blob, [str(error)]
-    return blob, []
+        for blob in blobs:
+            try:
+                download_verified(store, blob, Path(folder, blob.sha256))
+            except DamagedError as error:
+                problems.append(str(error))
+        if not problems:
+            try:
+                check(lambda blob: Path(folder, blob.sha256))
+            except DamagedError as error:
+                problems.append(str(error))
+    return problems
 
 
-def _index_check(shard: Shard, dim: int, loading: threading.Lock) -> Check:
-    def check(path: Path) -> None:
-        with loading:  # one graph in memory at a time
-            load_index(path, dim, shard.num_items)
-
-    return check
-
-
-def _items_check(shard: Shard, num_shards: int, where: str) -> Check:
+def _check_shard(dim: int, collection: Collection, shard: Shard, loading: threading.Lock, fetch: Fetch) -> None:
     """An id must be distinct and lie in its shard's key range, so no id can be in two shards of a collection."""
-
-    def check(path: Path) -> None:
-        item_ids = read_items(path, shard.num_items, f"items of {where}")["item_id"]
-        num_distinct = pc.count_distinct(item_ids).as_py()
-        if num_distinct != shard.num_items:
-            raise DamagedError(f"items of {where}: expected {shard.num_items} distinct ids, got {num_distinct}")
-        numbers = range_of(id_keys(item_ids.to_pylist()), num_shards)
-        num_strangers = int((numbers != shard.number).sum())
-        if num_strangers:
-            raise DamagedError(f"items of {where}: expected ids of this shard alone, got {num_strangers} of others")
-
-    return check
-
-
-def _metadata_check(shard: Shard, where: str) -> Check:
-    def check(path: Path) -> None:
-        read_rows(path, shard.num_items, f"metadata of {where}")
-
-    return check
+    where = f"collection {collection.name} shard {shard.number}"
+    with loading:
+        load_shard(fetch, dim, collection, shard)
+    item_ids = read_live_rows(fetch, shard, where)["item_id"]
+    num_distinct = pc.count_distinct(item_ids).as_py()
+    if num_distinct != shard.num_items:
+        raise DamagedError(f"items of {where}: expected {shard.num_items} distinct ids, got {num_distinct}")
+    numbers = range_of(id_keys(item_ids.to_pylist()), len(collection.shards))
+    num_strangers = int((numbers != shard.number).sum())
+    if num_strangers:
+        raise DamagedError(f"items of {where}: expected ids of this shard alone, got {num_strangers} of others")
+    read_metadata(fetch, shard, where)
 
 
 def _encoder_problems(encoder: EncoderEntry | None) -> list[str]:

@@ -44,7 +44,7 @@ class Target:
         with tempfile.TemporaryDirectory() as folder:
             opened = open_release(self.url, self.number, cache_dir=Path(folder))
             labels = np.linspace(0, opened.shards[0].num_items - 1, NUM_QUERIES).astype(np.int64)
-            queries = np.asarray(opened.shards[0].index.get_items(labels), dtype=np.float32)
+            queries = opened.shards[0].graph.vectors(labels)
             return queries, ask(opened, queries)
 
 

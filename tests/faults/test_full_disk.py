@@ -69,10 +69,13 @@ import resource, sys
 from pathlib import Path
 from indexing.errors import StoreUnavailable
 from indexing.release.commit import upload_blobs
+from indexing.release.manifest import Blob
 from indexing.store import open_store
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 try:
-    upload_blobs(open_store(sys.argv[1]), {sys.argv[2]: Path(sys.argv[3])})
+    path = Path(sys.argv[3])
+    blob = Blob(sha256=sys.argv[2], size_bytes=path.stat().st_size)
+    upload_blobs(open_store(sys.argv[1]), [blob], lambda blob: path)
 except StoreUnavailable as error:
     sys.exit(str(error))
 """

@@ -198,10 +198,10 @@ class World:
         return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
 
 
-def shard_digests(release: Release) -> dict[str, tuple[str, str, str]]:
-    """collection/number → digests of index, items and metadata."""
+def shard_digests(release: Release) -> dict[str, tuple[str, ...]]:
+    """collection/number → digests of index, items and metadata, then of what came since."""
     return {
-        f"{collection.name}/{shard.number}": (shard.index.sha256, shard.items.sha256, shard.metadata.sha256)
+        f"{collection.name}/{shard.number}": tuple(blob.sha256 for _, blob in shard.blobs())
         for collection in release.collections
         for shard in collection.shards
     }

@@ -12,11 +12,11 @@ import tempfile
 from pathlib import Path
 
 from support.tiny_encoder import DIM, write_tiny_encoder
-from support.tiny_release import PARAMS, ReleaseMaker, make_release
+from support.tiny_release import PARAMS, ReleaseMaker, make_release, send_files
 
 from indexing import open_release
 from indexing.encoder import EncoderSettings, encoder_files, load_encoder
-from indexing.release.commit import commit_release, upload_blobs
+from indexing.release.commit import commit_release
 from indexing.store import open_store
 
 MOODS, PLACES = ("rainy", "sunny", "slow", "loud"), ("sunday", "night", "city")
@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
         shows = maker.collection("shows", [f"show:{i}" for i in range(len(SHOWS))], encoder.encode(SHOWS))
         entry = maker.encoder(model, encoder_files(model), DIM)
         store = open_store(str(folder / "store"))
-        upload_blobs(store, maker.files)
+        send_files(store, maker.files)
         release = make_release(1, tracks, shows, encoder=entry, dim=DIM, index=PARAMS, name="golden")
         commit_release(store, release)
         found = open_release(store.url, cache_dir=work / "cache").search(QUERIES, k=5)

@@ -65,6 +65,10 @@ def make_task(artifact: Artifact, num_parts: int = 1, **changes: Any) -> ShardTa
         "number": 0,
         "keys": ALL,
         "params": IndexParams(),
+        "store": artifact.store,
+        "parent": None,
+        "parent_dim": 0,
+        "compact_at": 0.15,
     }
     return ShardTask(**(values | changes))
 
@@ -127,7 +131,7 @@ def test_chunks_that_differ_in_dimension_are_refused(prepared: Artifact) -> None
 
 
 def test_shards_without_items_leave_no_gap_in_the_numbers() -> None:
-    shards = [("a", 2, 5), ("b", 0, 0), ("a", 0, 3), ("a", 1, 0), ("b", 1, 4)]
-    rows = [{"collection": name, "number": number, "num_items": size} for name, number, size in shards]
-    found = [(row["collection"], row["number"], row["num_items"]) for row in without_empty(rows)]
+    shards = [("a", 2, 5), ("a", 0, 3), ("b", 1, 4)]
+    rows = [{"collection": name, "entry": {"number": number, "num_items": size}} for name, number, size in shards]
+    found = [(row["collection"], *row["entry"].values()) for row in without_empty(rows)]
     assert found == [("a", 0, 3), ("a", 1, 5), ("b", 0, 4)]

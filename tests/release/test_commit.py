@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from support.report import Trials
-from support.tiny_release import ReleaseMaker, make_release, unit_vectors
+from support.tiny_release import ReleaseMaker, make_release, send_files, unit_vectors
 
 from indexing.errors import ConfigError, DamagedError, PublishConflict, StoreUnavailable
-from indexing.release.commit import commit_release, missing_blobs, read_release, release_numbers, upload_blobs
+from indexing.release.commit import commit_release, missing_blobs, read_release, release_numbers
 from indexing.release.manifest import Blob, Collection, Release, Shard, blob_key, release_key, release_to_bytes
 from indexing.store import Store, open_store
 from indexing.store.local import LocalStore
@@ -62,8 +62,8 @@ def test_a_committed_release_is_read_back_equal_and_is_current(tmp_path: Path, a
 def test_blobs_are_sent_once_and_then_reused(any_store: Store, local_files: dict[str, Path]) -> None:
     size_bytes = sum(path.stat().st_size for path in local_files.values())
     seen: list[Blob] = []
-    sent = upload_blobs(any_store, local_files, seen.append)
-    again = upload_blobs(any_store, local_files)
+    sent = send_files(any_store, local_files, seen.append)
+    again = send_files(any_store, local_files)
     assert (sent.uploaded, sent.uploaded_bytes, sent.reused) == (20, size_bytes, 0)
     assert (again.uploaded, again.reused, again.reused_bytes) == (0, 20, size_bytes)
     assert {blob.sha256 for blob in seen} == set(local_files)
@@ -76,10 +76,10 @@ def test_blobs_are_sent_once_and_then_reused(any_store: Store, local_files: dict
 def test_a_damaged_blob_in_the_store_is_replaced_not_reused(
     local_store: Store, local_files: dict[str, Path], damage: Callable[[bytes], bytes]
 ) -> None:
-    upload_blobs(local_store, local_files)
+    send_files(local_store, local_files)
     sha256, path = next(iter(local_files.items()))
     local_store.put(blob_key(sha256), damage(path.read_bytes()))
-    assert upload_blobs(local_store, local_files).uploaded == 1
+    assert send_files(local_store, local_files).uploaded == 1
     assert local_store.get(blob_key(sha256)) == path.read_bytes()
 
 
@@ -89,7 +89,7 @@ def test_a_file_that_is_not_what_its_digest_says_is_not_uploaded(
     sha256, path = next(iter(local_files.items()))
     path.write_bytes(b"changed since it was hashed")
     with pytest.raises(DamagedError, match=sha256):
-        upload_blobs(local_store, local_files)
+        send_files(local_store, local_files)
     assert local_store.head(blob_key(sha256)) is None
 
 
@@ -106,7 +106,7 @@ def test_a_store_that_keeps_other_bytes_is_found_out_before_the_commit(
     tmp_path: Path, local_files: dict[str, Path]
 ) -> None:
     with pytest.raises(StoreUnavailable, match="keeps other bytes"):
-        upload_blobs(ForgetfulStore(tmp_path / "store"), local_files)
+        send_files(ForgetfulStore(tmp_path / "store"), local_files)
 
 
 @pytest.mark.case(10)
@@ -118,12 +118,12 @@ def test_a_blob_altered_after_its_upload_is_sent_again_or_blocks_the_commit(
     release = make_release(1, maker.collection("tracks", ["a", "b", "c"], unit_vectors(3)))
     index = release.collections[0].shards[0].index
     key = blob_key(index.sha256)
-    upload_blobs(any_store, maker.files)
+    send_files(any_store, maker.files)
     if damage == "flipped" and any_store.url.startswith("file:"):
         pytest.skip("a folder keeps no checksums: the reader refuses it")
 
     def send() -> None:
-        upload_blobs(any_store, maker.files)
+        send_files(any_store, maker.files)
 
     def meddle() -> None:
         data = any_store.get(key) if any_store.head(key) else b""

@@ -10,10 +10,10 @@ import pytest
 from support.fault_proxy import UNAVAILABLE, FaultProxy, always
 from support.history import DAY_S, History, keys_of, old_history, prune
 from support.seaweedfs import SeaweedFS
-from support.tiny_release import ReleaseMaker, make_release, unit_vectors
+from support.tiny_release import ReleaseMaker, make_release, send_files, unit_vectors
 
 from indexing.errors import ConfigError, DamagedError, StoreUnavailable
-from indexing.release.commit import read_release, upload_blobs
+from indexing.release.commit import read_release
 from indexing.release.lease import hold_lease
 from indexing.release.manifest import blob_key, release_key
 from indexing.release.retention import pin, pinned_numbers, plan_prune, unpin
@@ -60,7 +60,7 @@ def test_pinned_releases_stay_until_they_are_unpinned(history: History) -> None:
 def test_young_blobs_and_young_releases_stay(history: History) -> None:
     young = history.publish(5)
     uncommitted = history.collection(6)
-    upload_blobs(history.store, history.files(make_release(9, uncommitted)))
+    send_files(history.store, history.files(make_release(9, uncommitted)))
     history.publish(7)
     plan = prune(history.store)
     assert plan.protected == {5: "young", 6: "one of the last 1"}

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from support.history import DAY_S, History, old_history, prune, still_ours
 from support.report import Trials
-from support.tiny_release import make_release, unit_vectors
+from support.tiny_release import make_release, send_files, unit_vectors
 
 from indexing import open_release
 from indexing.errors import DamagedError, PublishConflict, StoreUnavailable
-from indexing.release.commit import commit_release, read_release, upload_blobs
+from indexing.release.commit import commit_release, read_release
 from indexing.release.lease import hold_lease
 from indexing.release.manifest import Release, blob_key
 from indexing.release.retention import apply_prune, plan_prune
@@ -40,7 +40,7 @@ def test_a_publish_that_reuses_an_old_blob_loses_none_to_a_stalled_prune(history
     assert {blob_key(sha256) for sha256 in release.blobs()} & {info.key for info in plan.doomed}
 
     def upload() -> None:
-        upload_blobs(history.store, history.files(release), parent=read_release(history.store, 4))
+        send_files(history.store, history.files(release), parent=read_release(history.store, 4))
 
     steps: dict[str, Callable[[], Any]] = {
         "before the upload": upload,
@@ -61,7 +61,7 @@ def test_a_prune_that_deletes_in_spite_of_its_last_look_is_made_good_after_the_c
     sent: list[str] = []
 
     def upload() -> None:
-        upload_blobs(history.store, history.files(release), lambda blob: sent.append(blob.sha256))
+        send_files(history.store, history.files(release), lambda blob: sent.append(blob.sha256))
 
     upload()
     commit_release(history.store, release)
@@ -79,7 +79,7 @@ def publish_reused(history: History, release: Release) -> None:
     parent = read_release(history.store) if release.parent else None
 
     def upload() -> None:
-        upload_blobs(history.store, history.files(release), parent=parent)
+        send_files(history.store, history.files(release), parent=parent)
 
     upload()
     commit_release(history.store, release)

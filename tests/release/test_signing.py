@@ -7,11 +7,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from support.tiny_release import ReleaseMaker, make_release, unit_vectors
+from support.tiny_release import ReleaseMaker, make_release, send_files, unit_vectors
 
 from indexing import open_release
 from indexing.errors import ConfigError, DamagedError
-from indexing.release.commit import commit_release, read_release, upload_blobs
+from indexing.release.commit import commit_release, read_release
 from indexing.release.manifest import Release, parse_release, release_to_bytes
 from indexing.release.signing import check_signature, load_private_key, load_public_key, sign_release
 from indexing.store import open_store
@@ -69,7 +69,7 @@ def test_during_a_change_of_keys_readers_trust_both(release: Release) -> None:
 def test_open_release_with_a_key_refuses_what_it_did_not_sign(tmp_path: Path) -> None:
     store, maker = open_store(f"file://{tmp_path}/store"), ReleaseMaker(tmp_path)
     tracks = maker.collection("tracks", [f"t{i}" for i in range(20)], unit_vectors(20))
-    upload_blobs(store, maker.files)
+    send_files(store, maker.files)
     commit_release(store, sign_release(make_release(1, tracks), KEY))
     options = {"cache_dir": tmp_path / "cache"}
     trusted, foreign = write_public(KEY, tmp_path / "a.pem"), write_public(OTHER, tmp_path / "b.pem")

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from support.tiny_release import ReleaseMaker, make_release, unit_vectors
+from support.tiny_release import ReleaseMaker, make_release, send_files, unit_vectors
 
-from indexing.release.commit import commit_release, missing_blobs, read_release, upload_blobs
+from indexing.release.commit import commit_release, missing_blobs, read_release
 from indexing.release.manifest import Collection, Release
 from indexing.release.retention import PrunePlan, apply_prune, plan_prune
 from indexing.store import Store
@@ -34,7 +34,7 @@ class History:
         collection, number = self.collection(seed), len(list(self.store.list("releases/"))) + 1
         release = make_release(number, collection)
         parent = read_release(self.store) if number > 1 else None
-        upload_blobs(self.store, self.files(release), parent=parent)
+        send_files(self.store, self.files(release), parent=parent)
         commit_release(self.store, release)
         return release
 

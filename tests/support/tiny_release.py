@@ -1,7 +1,8 @@
 """A whole small release, made from random vectors, for the tests of release, search and verify."""
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from indexing.hnsw import IndexParams, build_index
-from indexing.release.commit import commit_release, release_numbers, upload_blobs
-from indexing.release.manifest import Blob, Collection, EncoderEntry, EncoderFile, Release, Shard
+from indexing.release.commit import UploadCounts, commit_release, release_numbers, upload_blobs
+from indexing.release.manifest import (
+    Blob,
+    Collection,
+    Delta,
+    EncoderEntry,
+    EncoderFile,
+    Release,
+    Shard,
+    Tombstones,
+)
 from indexing.release.shard import ITEMS_SCHEMA
 from indexing.sharding import id_keys, range_of
 from indexing.store import Store
@@ -23,6 +33,18 @@ DIM = 16
 def unit_vectors(num_rows: int, dim: int = DIM, seed: int = 0) -> np.ndarray:
     vectors = np.random.default_rng(seed).normal(size=(num_rows, dim)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def vector_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+
+
+def send_files(
+    store: Store, files: dict[str, Path], on_blob: Callable[[Blob], None] | None = None, **options: Any
+) -> UploadCounts:
+    """`upload_blobs` of local files, by sha256."""
+    blobs = [Blob(sha256=sha256, size_bytes=path.stat().st_size) for sha256, path in files.items()]
+    return upload_blobs(store, blobs, lambda blob: files[blob.sha256], on_blob, **options)
 
 
 @dataclass
@@ -61,6 +83,26 @@ class ReleaseMaker:
             metadata=self.add_file(metadata),
         )
 
+    def changed(self, shard: Shard, gone: list[int], item_ids: list[str], vectors: np.ndarray) -> Shard:
+        """The shard after these labels of it have gone, and these items have come in one more delta."""
+        path = self.folder / f"delta-{shard.number}-{shard.num_rows}"
+        fingerprints = [hashlib.blake2b(item_id.encode(), digest_size=16).digest() for item_id in item_ids]
+        items = pa.table([item_ids, fingerprints], schema=ITEMS_SCHEMA)
+        pq.write_table(items.append_column("vector", vector_column(vectors)), path.with_suffix(".items"))
+        pq.write_table(pa.table({"title": [f"title of {item_id}" for item_id in item_ids]}), path.with_suffix(".shown"))
+        pq.write_table(pa.table({"label": pa.array(sorted(gone), pa.int64())}), path.with_suffix(".gone"))
+        delta = Delta(
+            num_rows=len(item_ids),
+            items=self.add_file(path.with_suffix(".items")),
+            metadata=self.add_file(path.with_suffix(".shown")),
+        )
+        return replace(
+            shard,
+            num_items=shard.num_rows + len(item_ids) - len(gone),
+            deltas=(*(shard.deltas or ()), delta),
+            tombstones=Tombstones(num_rows=len(gone), labels=self.add_file(path.with_suffix(".gone"))),
+        )
+
     def encoder(self, folder: Path, names: list[str], dim: int) -> EncoderEntry:
         files = tuple(EncoderFile(path=name, blob=self.add_file(folder / name)) for name in sorted(names))
         lines = "".join(f"{file.path}\0{file.blob.sha256}\n" for file in files)
@@ -75,7 +117,7 @@ class ReleaseMaker:
 
     def publish(self, store: Store, *collections: Collection, **changes: Any) -> Release:
         """Uploads everything and commits it as the next release of the store."""
-        upload_blobs(store, self.files)
+        send_files(store, self.files)
         number = len(release_numbers(store)) + 1
         release = make_release(number, *collections, **changes)
         commit_release(store, release)

@@ -1,0 +1,164 @@
+"""Nights after the first: the graph stays while little has changed, and is built anew, as a full build would, when much
+has.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from flow.worlds import IDS, VECTORS, Night, World, shard_digests, vector_world
+
+from indexing import open_release
+from indexing.exact import exact_search
+from indexing.release.verify import verify_release
+from indexing.store import open_store
+from indexing.validation import recall_by_score
+from jobs.config import load_config
+from jobs.plan import make_plan
+
+pytestmark = pytest.mark.timeout(600)
+CHANGED = np.random.default_rng(1).normal(size=VECTORS.shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Night]:
+    world = vector_world(tmp_path_factory.mktemp("deltas") / "world")
+    return world, world.run()
+
+
+@pytest.fixture
+def world(first: tuple[World, Night], tmp_path: Path) -> World:
+    return first[0].copied(tmp_path / "world")
+
+
+def write(world: World, ids: list[str], vectors: np.ndarray, label: str = "label") -> None:
+    columns = {"item_id": ids, "label": [f"{label} {item_id}" for item_id in ids], "vector": list(vectors)}
+    pq.write_table(pa.table(columns), world.folder / "vectors.parquet", row_group_size=100)
+
+
+def with_changes(num_changed: int) -> tuple[list[str], np.ndarray]:
+    """The catalogue of the first night with these rows changed, two gone and three new."""
+    vectors = np.concatenate([CHANGED[:num_changed], VECTORS[num_changed:-2], CHANGED[-3:]])
+    return [*IDS[:-2], "new-1", "new-2", "new-3"], vectors
+
+
+def assert_serves(world: World, ids: list[str], vectors: np.ndarray, cache: Path) -> None:
+    """The current release is sound, holds these items and no others, and finds them as well as a whole one must."""
+    release = world.releases()[-1]
+    assert release.num_items == len(ids)
+    verify_release(open_store(world.store_url), release)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = open_release(world.store_url, cache_dir=cache).search(unit, k=10)
+    assert found.item_ids[:, 0].tolist() == ids
+    truth = exact_search(unit, unit, 10)[1]
+    assert recall_by_score(found.scores, truth).mean() >= 0.95
+
+
+def test_a_night_of_few_changes_keeps_the_graphs_and_uploads_little(
+    world: World, first: tuple[World, Night], tmp_path: Path
+) -> None:
+    ids, vectors = with_changes(5)
+    write(world, ids, vectors)
+    plan = make_plan(load_config(str(world.write_config())))
+    assert plan.changes == {"new": 3, "changed": 5, "unchanged": 293, "gone": 2}
+    assert (plan.why_rebuild, plan.num_to_index) == (None, 0)
+    night = world.run()
+    before, after = shard_digests(first[1].release), shard_digests(night.release)
+    assert all(after[name][:2] == before[name][:2] and after[name] != before[name] for name in before)
+    assert night.outcome.published is not None
+    uploads = night.outcome.published.uploads
+    assert uploads.reused == 6  # graph, items and metadata of both shards
+    assert uploads.uploaded_bytes < 0.2 * uploads.reused_bytes
+    assert_serves(world, ids, vectors, tmp_path / "cache")
+
+
+def test_too_many_changes_give_the_bytes_of_a_full_build(world: World, tmp_path: Path) -> None:
+    ids, vectors = with_changes(60)
+    write(world, ids, vectors)
+    plan = make_plan(load_config(str(world.write_config())))
+    assert (plan.why_rebuild, plan.num_to_index) == (None, len(ids))
+    carried = world.run().release
+    fresh = world.copied(tmp_path / "fresh")
+    shutil.rmtree(fresh.folder / "store")
+    shutil.rmtree(fresh.folder / "workspace")
+    assert shard_digests(fresh.run().release) == shard_digests(carried)
+    assert_serves(world, ids, vectors, tmp_path / "cache")
+
+
+def test_the_same_catalogue_again_is_neither_validated_nor_published(
+    world: World, first: tuple[World, Night], tmp_path: Path
+) -> None:
+    night = world.run()
+    assert set(night.seconds) == {"build"}
+    assert night.release == first[1].release
+    table = pq.read_table(world.folder / "vectors.parquet")
+    pq.write_table(table.take(np.arange(len(table))[::-1]), world.folder / "vectors.parquet")  # other bytes, same rows
+    night = world.run()
+    assert "validate" not in night.seconds
+    assert night.release == first[1].release
+
+
+def test_other_metadata_uploads_metadata_alone(world: World, first: tuple[World, Night], tmp_path: Path) -> None:
+    write(world, IDS, VECTORS, label="another label")
+    night = world.run()
+    before, after = shard_digests(first[1].release), shard_digests(night.release)
+    assert all(before[name][:2] == after[name][:2] and before[name][2] != after[name][2] for name in before)
+    hit = open_release(world.store_url, cache_dir=tmp_path / "cache").search(VECTORS[:1], k=1)[0][0]
+    assert hit.metadata["label"] == "another label item-000"
+
+
+@pytest.mark.parametrize(
+    ("section", "reason"),
+    [({"M": 9}, "the index parameters have changed"), ({"rows_per_shard": 120}, "tracks has 3 shards, it had 2")],
+)
+def test_other_parameters_build_everything_anew_and_plan_says_why(
+    world: World, first: tuple[World, Night], section: dict[str, int], reason: str | None
+) -> None:
+    changed = world.changed(index=section)
+    plan = make_plan(load_config(str(changed.write_config())))
+    assert (plan.why_rebuild, plan.num_to_index) == (reason, len(IDS))
+    graphs = {digests[0] for digests in shard_digests(changed.run().release).values()}
+    assert not graphs & {digests[0] for digests in shard_digests(first[1].release).values()}
+
+
+def test_where_deltas_fail_a_gate_the_shards_are_built_whole(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The gate is made to fail by a budget of self-match that only whole graphs can keep."""
+    ids, vectors = with_changes(5)
+    write(world, ids, vectors)
+    import jobs.nightly
+    from indexing.errors import ValidationFailed
+
+    validate = jobs.nightly.validate
+
+    def strict(config, prepared, built, parent, progress):  # type: ignore[no-untyped-def]
+        marker = json.dumps(built.require_marker())
+        if "tombstones" in marker:
+            raise ValidationFailed("1 of 20 gates do not hold: made to fail")
+        return validate(config, prepared, built, parent, progress)
+
+    monkeypatch.setattr(jobs.nightly, "validate", strict)
+    release = world.run().release
+    assert "with deltas 1 of 20 gates do not hold" in caplog.text
+    assert all(shard.deltas is None for collection in release.collections for shard in collection.shards)
+    assert_serves(world, ids, vectors, tmp_path / "cache")
+
+
+def test_nights_of_changes_stay_right_and_compact_as_they_must(world: World, tmp_path: Path) -> None:
+    ids, vectors = list(IDS), VECTORS.copy()
+    num_rows = []
+    for night in range(4):
+        rows = np.random.default_rng(night).choice(len(ids), 12, replace=False)
+        vectors[rows] = np.random.default_rng(100 + night).normal(size=(12, 16))
+        ids[rows[0]] = f"night-{night}"
+        write(world, ids, vectors)
+        shards = [shard for collection in world.run().release.collections for shard in collection.shards]
+        assert all(shard.num_rows <= 1.15 * shard.num_base_rows for shard in shards)
+        num_rows.append(sum(shard.num_rows for shard in shards))
+        assert_serves(world, ids, vectors, tmp_path / "cache")
+    assert (np.diff(num_rows) < 0).any(), "expected a compaction in four nights"

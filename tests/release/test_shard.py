@@ -1,0 +1,158 @@
+"""A shard whose graph stays while items come and go beside it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.tiny_release import ReleaseMaker, unit_vectors, vector_column
+
+from indexing import open_release
+from indexing.errors import DamagedError
+from indexing.exact import exact_search
+from indexing.release.manifest import Collection, Release, Shard, parse_release, release_to_bytes
+from indexing.release.shard import ITEMS_SCHEMA
+from indexing.release.verify import verify_release
+from indexing.store import Store, open_store
+
+IDS = [f"item-{number:03}" for number in range(200)]
+NEW, NEWER = [f"new-{number}" for number in range(12)], ["item-003", "newest"]
+VECTORS, NEW_VECTORS, NEWER_VECTORS = unit_vectors(200), unit_vectors(12, seed=1), unit_vectors(2, seed=2)
+GONE = [3, 7, 150, 201]
+"""Labels: item-003 has come back with another vector, new-1 has gone again."""
+
+
+@pytest.fixture
+def maker(tmp_path: Path) -> ReleaseMaker:
+    return ReleaseMaker(tmp_path)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(f"file://{tmp_path}/store")
+
+
+@pytest.fixture
+def collection(maker: ReleaseMaker) -> Collection:
+    """One shard, changed on two nights."""
+    built = maker.collection("tracks", IDS, VECTORS)
+    shard = maker.changed(built.shards[0], GONE[:3], NEW, NEW_VECTORS)
+    shard = maker.changed(shard, GONE, NEWER, NEWER_VECTORS)
+    return replace(built, num_items=shard.num_items, shards=(shard,))
+
+
+def live() -> tuple[list[str], np.ndarray]:
+    """Ids and vectors that the changed shard holds."""
+    ids, vectors = [*IDS, *NEW, *NEWER], np.concatenate([VECTORS, NEW_VECTORS, NEWER_VECTORS])
+    keep = [label for label in range(len(ids)) if label not in GONE]
+    return [ids[label] for label in keep], vectors[keep]
+
+
+def publish(maker: ReleaseMaker, store: Store, collection: Collection) -> Release:
+    return maker.publish(store, collection)
+
+
+def test_a_changed_shard_answers_as_exact_search_over_what_is_there_now(
+    maker: ReleaseMaker, store: Store, collection: Collection, tmp_path: Path
+) -> None:
+    release = publish(maker, store, collection)
+    opened = open_release(store.url, cache_dir=tmp_path / "cache")
+    ids, vectors = live()
+    assert release.num_items == len(ids) == 210
+    queries = unit_vectors(80, seed=5)
+    rows, scores = exact_search(vectors, queries, 10)
+    found = opened.search(queries, k=10)
+    assert found.item_ids.tolist() == [[ids[row] for row in line] for line in rows]
+    np.testing.assert_allclose(found.scores, scores, atol=1e-5)
+
+
+def test_every_hit_shows_its_own_metadata(
+    maker: ReleaseMaker, store: Store, collection: Collection, tmp_path: Path
+) -> None:
+    publish(maker, store, collection)
+    hits = open_release(store.url, cache_dir=tmp_path / "cache").search(unit_vectors(1, seed=5), k=210)[0]
+    assert {hit.item_id: hit.metadata["title"] for hit in hits} == {item: f"title of {item}" for item in live()[0]}
+
+
+def test_a_changed_shard_is_verified_with_all_its_files(
+    maker: ReleaseMaker, store: Store, collection: Collection
+) -> None:
+    release = publish(maker, store, collection)
+    report = verify_release(store, release)
+    assert (report.num_blobs, report.num_items) == (8, 210)
+    assert parse_release(release_to_bytes(release)) == release
+
+
+def other_file(maker: ReleaseMaker, name: str, table: pa.Table) -> object:
+    pq.write_table(table, maker.folder / name)
+    return maker.add_file(maker.folder / name)
+
+
+def with_tombstones(maker: ReleaseMaker, shard: Shard, labels: pa.Array) -> Shard:
+    assert shard.tombstones is not None
+    blob = other_file(maker, "x.gone", pa.table({"label": labels}))
+    return replace(shard, tombstones=replace(shard.tombstones, labels=blob))
+
+
+def with_delta(maker: ReleaseMaker, shard: Shard, ids: list[str], vectors: np.ndarray) -> Shard:
+    assert shard.deltas is not None
+    items = pa.table([ids, [b"f" * 16] * len(ids)], schema=ITEMS_SCHEMA)
+    blob = other_file(maker, "x.items", items.append_column("vector", vector_column(vectors)))
+    return replace(shard, deltas=(shard.deltas[0], replace(shard.deltas[1], items=blob)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (pa.array([3, 7, 150, 214]), "ascending labels below 214"),
+        (pa.array([3, 7, 7, 201]), "ascending labels below 214"),
+        (pa.array([-1, 7, 150, 201]), "ascending labels below 214"),
+        (pa.array([3, 7, 150]), "expected 4 rows, got 3"),
+        (pa.array([3, 7, 150, None]), "without nulls"),
+        (pa.array(["3", "7", "150", "201"]), "expected label int64"),
+    ],
+)
+def test_tombstones_that_do_not_fit_are_refused(
+    maker: ReleaseMaker, store: Store, collection: Collection, labels: pa.Array, message: str, tmp_path: Path
+) -> None:
+    shard = with_tombstones(maker, collection.shards[0], labels)
+    release = publish(maker, store, replace(collection, shards=(shard,)))
+    for read in (lambda: verify_release(store, release), lambda: open_release(store.url, cache_dir=tmp_path / "c")):
+        with pytest.raises(DamagedError, match=message):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("ids", "vectors", "message"),
+    [
+        (NEWER, NEWER_VECTORS * 2, "unit norm"),
+        (NEWER, NEWER_VECTORS * np.nan, "unit norm"),
+        (NEWER, NEWER_VECTORS.astype(np.float16), "expected vectors of type"),
+        (NEWER, NEWER_VECTORS[:, :8] / np.linalg.norm(NEWER_VECTORS[:, :8], axis=1, keepdims=True), "expected vectors"),
+        ([*NEWER, "third"], unit_vectors(3), "expected 2 rows, got 3"),
+    ],
+)
+def test_deltas_that_do_not_fit_are_refused(
+    maker: ReleaseMaker,
+    store: Store,
+    collection: Collection,
+    ids: list[str],
+    vectors: np.ndarray,
+    message: str,
+    tmp_path: Path,
+) -> None:
+    shard = with_delta(maker, collection.shards[0], ids, vectors)
+    release = publish(maker, store, replace(collection, shards=(shard,)))
+    for read in (lambda: verify_release(store, release), lambda: open_release(store.url, cache_dir=tmp_path / "c")):
+        with pytest.raises(DamagedError, match=message):
+            read()
+
+
+def test_an_item_that_came_again_without_a_tombstone_is_found(
+    maker: ReleaseMaker, store: Store, collection: Collection
+) -> None:
+    shard = with_delta(maker, collection.shards[0], ["item-004", "newest"], NEWER_VECTORS)
+    with pytest.raises(DamagedError, match="expected 210 distinct ids, got 209"):
+        verify_release(store, publish(maker, store, replace(collection, shards=(shard,))))
