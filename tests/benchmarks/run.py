@@ -32,7 +32,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         result["nightly"] = bench_nightly.run(arguments.rows, Path(folder))
         vectors = bench_nightly.read_vectors(Path(folder))[: MAX_BASE + NUM_QUERIES]
-    result["encode"] = bench_encode.run(bench_encode.catalogue_texts(4000), bench_encode.MODEL)
+    result["encode"] = bench_encode.run(bench_encode.catalogue_texts(2000), bench_encode.MODEL)
     result["index"] = bench_index.run(vectors, num_queries=NUM_QUERIES)
     arguments.out.write_text(json.dumps(result, indent=1))
     print_table(result)
