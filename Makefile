@@ -7,10 +7,10 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check faults bench clean
+.PHONY: help demo test check faults bench bench-nights bench-scale clean
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.installed-build ## build and search a release of the small catalogue in configs/demo
 	$(BIN)/nightcrate nightly -c configs/demo.yaml
@@ -38,6 +38,14 @@ faults: .venv/.installed-test ## every fault case in its long form, and the tabl
 bench: .venv/.installed-bench ## measure against the peers; writes build/bench.json
 	@mkdir -p build
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/run.py --out build/bench.json
+
+bench-nights: .venv/.installed-bench ## what ten nights of small changes cost; writes build/nights.json (half an hour)
+	@mkdir -p build
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_change.py --out build/nights.json
+
+bench-scale: .venv/.installed-bench ## synthetic vectors, to a million rows; writes build/scale.json (half an hour)
+	@mkdir -p build
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_scale.py --out build/scale.json
 
 clean: ## delete build/ and the caches; .venv stays
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

