@@ -9,7 +9,6 @@ import socket
 from dataclasses import dataclass, replace
 
 from cluster.session import ray_session
-from indexing.errors import ValidationFailed
 from indexing.release.commit import read_release, release_numbers
 from indexing.release.lease import hold_lease
 from indexing.release.manifest import Release
@@ -23,7 +22,7 @@ from .prepare import part_settings, prepare
 from .progress import Progress
 from .publish import Published, find_published, publish
 from .source import scan_source
-from .validate import validate
+from .validate import GatesFailed, validate
 from .workspace import Artifact
 
 logger = logging.getLogger(__name__)
@@ -97,7 +96,7 @@ def make_sound(
     assert outcome.built is not None
     try:
         return replace(outcome, validated=validate(config, outcome.prepared, outcome.built, parent, progress))
-    except ValidationFailed as error:
+    except GatesFailed as error:
         if not any(shard.entry.deltas or shard.entry.tombstones for shard in built_shards(outcome.built)):
             raise
         logger.warning("validate: with deltas %s; building all shards whole", error)

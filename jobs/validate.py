@@ -56,12 +56,17 @@ Found = tuple[np.ndarray, np.ndarray]
 """Labels int64 and scores float32, each (num_queries, at most K), best first."""
 
 
+class GatesFailed(ValidationFailed):
+    """Figures of the built shards are out of bounds; shards without deltas may do better."""
+
+
 def validate(
     config: Config, prepared: Artifact, built: Artifact, parent: Release | None, progress: Progress
 ) -> Artifact:
     """Runs the stage, or skips it when the same shards have passed the same gates; the artifact is the report.
 
-    Raises ValidationFailed when a gate does not hold; the report is written all the same.
+    Raises GatesFailed when gates do not hold; the report is written all the same. Raises ValidationFailed for a graph
+    that crashes hnswlib.
     """
     texts = query_texts(config)
     artifact = validated_artifact(config, built, parent, texts)
@@ -105,7 +110,7 @@ def raise_failed_gates(gates: list[Gate], artifact: Artifact, report: dict[str, 
     key = artifact.key("failed.json")
     artifact.store.put(key, json.dumps(report, sort_keys=True, indent=1).encode())
     texts = [f"{gate.scope}: {gate.name} is {gate.value:.4g}, expected {gate.expected}" for gate in failed]
-    raise ValidationFailed(
+    raise GatesFailed(
         f"{len(failed)} of {len(gates)} gates do not hold: {'; '.join(texts[:3])}; nothing was published; "
         f"report: {artifact.store.describe(key)}"
     )

@@ -103,7 +103,7 @@ def local_copy(store: Store, key: str) -> Iterator[Path]:
 
 def workspace_key(blob: Blob) -> str:
     """Where the blobs of shards lie until they are published, by content like in a store."""
-    return f"shards/blobs/{blob.sha256}"
+    return f"shards/sha256/{blob.sha256}"
 
 
 def put_blob(store: Store, data: bytes) -> Blob:

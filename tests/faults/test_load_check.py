@@ -5,6 +5,7 @@ import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faults.conftest import GetNights
@@ -98,19 +99,23 @@ def newest_shard(world: World) -> tuple[Path, dict[str, object]]:
     return marker, json.loads(marker.read_text())
 
 
+def graph_path(world: World, shard: dict[str, Any]) -> Path:
+    folder = Path(str(world.config["workspace"]).removeprefix("file://"))
+    return folder / "shards" / "sha256" / str(shard["entry"]["index"]["sha256"])
+
+
 @pytest.mark.case(10, 20)
 @pytest.mark.timeout(600)
 def test_a_night_with_a_graph_that_crashes_hnswlib_exits_4(built: World, ray_head: RayHead) -> None:
     """Its digest is recorded as if it had been built so: only loading it can tell."""
     marker, content = newest_shard(built)
-    shard = content["shards"][0]  # type: ignore[index]
-    path = Path(str(built.config["workspace"]).removeprefix("file://"), shard["index"]["key"])
-    data = far_links(path.read_bytes())
-    path.write_bytes(data)
-    shard["index"]["sha256"] = hashlib.sha256(data).hexdigest()
+    shard: Any = content["shards"][0]  # type: ignore[index]
+    data = far_links(graph_path(built, shard).read_bytes())
+    shard["entry"]["index"]["sha256"] = hashlib.sha256(data).hexdigest()
+    graph_path(built, shard).write_bytes(data)
     marker.write_text(json.dumps(content))
     errors = run(built, ray_head.driver_environment(), expected=4)
-    assert f"{shard['collection']}/{shard['number']}: loading and searching its graph crashes" in errors
+    assert f"{shard['collection']}/{shard['entry']['number']}: loading and searching its graph crashes" in errors
     assert [release.number for release in built.releases()] == [1]
 
 
@@ -121,8 +126,8 @@ def test_a_shard_that_is_altered_after_it_was_built_is_not_published(
     built: World, ray_head: RayHead, damage: str
 ) -> None:
     _, content = newest_shard(built)
-    shard = content["shards"][0]  # type: ignore[index]
-    path = Path(str(built.config["workspace"]).removeprefix("file://"), shard["index"]["key"])
+    shard: Any = content["shards"][0]  # type: ignore[index]
+    path = graph_path(built, shard)
     data = path.read_bytes()
     path.write_bytes(data[:-1] if damage == "cut" else data[:200] + bytes([data[200] ^ 1]) + data[201:])
     errors = run(built, ray_head.driver_environment(), expected=3)

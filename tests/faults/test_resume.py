@@ -86,7 +86,7 @@ def test_another_version_of_a_stage_has_other_artifacts(
         encoder, workspace = identify_encoder(config), open_store(config.workspace)
         assert encoder is not None
         prepared = prepared_artifact(config, workspace, scan_source(config), encoder.fingerprint)
-        built = built_artifact(config, prepared)
+        built = built_artifact(config, prepared, nights.first)
         # Any build's marker will do: its place is in the name as well.
         monkeypatch.setattr("jobs.validate.built_shards", lambda built: [])
         validated = validated_artifact(config, built, nights.first, None)

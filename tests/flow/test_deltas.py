@@ -2,9 +2,9 @@
 has.
 """
 
-import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 from flow.worlds import IDS, VECTORS, Night, World, shard_digests, vector_world
 
+import jobs.nightly
 from indexing import open_release
 from indexing.exact import exact_search
 from indexing.release.verify import verify_release
 from indexing.store import open_store
 from indexing.validation import recall_by_score
-from jobs.config import load_config
+from jobs.build import built_shards
+from jobs.config import Config, load_config
 from jobs.plan import make_plan
+from jobs.validate import GatesFailed
+from jobs.workspace import Artifact
 
 pytestmark = pytest.mark.timeout(600)
 CHANGED = np.random.default_rng(1).normal(size=VECTORS.shape).astype(np.float32)
@@ -128,19 +132,14 @@ def test_other_parameters_build_everything_anew_and_plan_says_why(
 def test_where_deltas_fail_a_gate_the_shards_are_built_whole(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The gate is made to fail by a budget of self-match that only whole graphs can keep."""
     ids, vectors = with_changes(5)
     write(world, ids, vectors)
-    import jobs.nightly
-    from indexing.errors import ValidationFailed
-
     validate = jobs.nightly.validate
 
-    def strict(config, prepared, built, parent, progress):  # type: ignore[no-untyped-def]
-        marker = json.dumps(built.require_marker())
-        if "tombstones" in marker:
-            raise ValidationFailed("1 of 20 gates do not hold: made to fail")
-        return validate(config, prepared, built, parent, progress)
+    def strict(config: Config, prepared: Artifact, built: Artifact, *others: Any) -> Artifact:
+        if any(shard.entry.tombstones for shard in built_shards(built)):
+            raise GatesFailed("1 of 20 gates do not hold: made to fail")
+        return validate(config, prepared, built, *others)
 
     monkeypatch.setattr(jobs.nightly, "validate", strict)
     release = world.run().release
