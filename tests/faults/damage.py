@@ -43,7 +43,8 @@ class Target:
     def expected(self) -> tuple[np.ndarray, Answers]:
         with tempfile.TemporaryDirectory() as folder:
             opened = open_release(self.url, self.number, cache_dir=Path(folder))
-            labels = np.linspace(0, opened.shards[0].num_items - 1, NUM_QUERIES).astype(np.int64)
+            labels = opened.shards[0].graph.labels
+            labels = labels[np.linspace(0, len(labels) - 1, NUM_QUERIES).astype(np.int64)]
             queries = opened.shards[0].graph.vectors(labels)
             return queries, ask(opened, queries)
 

@@ -30,6 +30,8 @@ class Nights:
     world: World
     first: Release
     second: Release
+    reference: World
+    """A copy in which the second night has passed undisturbed."""
 
     def disturbed(self, folder: Path, store_url: str, *, endpoint: str | None = None) -> World:
         """The state before the second night, with store and workspace moved below `store_url`."""
@@ -57,7 +59,7 @@ def make_nights(folder: Path, model: Path | None, head: RayHead) -> Nights:
         kept[number] = {**kept[number], "title": f"{kept[number]['title']} live"}
     write(world.folder / "catalogue" / "all.parquet", kept)
     reference = world.copied(folder / "reference")
-    return Nights(world, first, run_undisturbed(reference, head))
+    return Nights(world, first, run_undisturbed(reference, head), reference)
 
 
 def run_undisturbed(world: World, head: RayHead) -> Release:

@@ -24,9 +24,9 @@ pytestmark = pytest.mark.timeout(1800)
 
 @pytest.fixture
 def target(get_nights: GetNights, tmp_path: Path) -> Target:
-    """Both nights' release of the tiny encoder, the current one signed."""
+    """Both nights' releases of the tiny encoder; the current one, which has deltas, signed."""
     store = open_store(f"file://{tmp_path}/store")
-    copy_store(open_store(get_nights("encoder").world.store_url), store)
+    copy_store(open_store(get_nights("encoder").reference.store_url), store)
     key, public = Ed25519PrivateKey.generate(), tmp_path / "public.pem"
     public.write_bytes(
         key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
