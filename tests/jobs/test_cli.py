@@ -267,3 +267,24 @@ def test_debug_shows_the_traceback(published: str) -> None:
     assert short.returncode == long.returncode == 2
     assert "Traceback" not in short.stderr
     assert "Traceback" in long.stderr and long.stderr.endswith(short.stderr)
+
+
+def test_diff_counts_items_and_files_and_measures_what_queries_find(
+    published: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pq.write_table(pa.table({"query": ["balark cemint", "kerose", "kerose"]}), tmp_path / "golden.parquet")
+    arguments = ["diff", published, "1", "2", "--queries", str(tmp_path / "golden.parquet")]
+    found = json.loads(run(capsys, *arguments, "--json"))
+    assert found["collections"]["tracks"] == {"new": 0, "changed": 0, "unchanged": 40, "gone": 0}
+    assert (found["num_same_graphs"], found["num_shards"], found["overlap_at_10"]) == (3, 3, 1.0)
+    assert found["drift"] == {"mean": 0.0, "percentile_95": 0.0}
+    lines = run(capsys, *arguments).splitlines()
+    assert ["tracks", "0", "0", "40", "0"] in [line.split() for line in lines]
+    assert "overlap@10 1.0000 of the hits are in both" in lines
+
+
+def test_diff_with_a_release_that_does_not_exist_says_which_there_are(
+    published: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["diff", published, "1", "9"]) == 2
+    assert "no release 9" in capsys.readouterr().err

@@ -83,10 +83,13 @@ class ReleaseMaker:
             metadata=self.add_file(metadata),
         )
 
-    def changed(self, shard: Shard, gone: list[int], item_ids: list[str], vectors: np.ndarray) -> Shard:
+    def changed(
+        self, shard: Shard, gone: list[int], item_ids: list[str], vectors: np.ndarray, version: int = 1
+    ) -> Shard:
         """The shard after these labels of it have gone, and these items have come in one more delta."""
         path = self.folder / f"delta-{shard.number}-{shard.num_rows}"
-        fingerprints = [hashlib.blake2b(item_id.encode(), digest_size=16).digest() for item_id in item_ids]
+        texts = [item_id if version == 1 else f"{item_id} {version}" for item_id in item_ids]
+        fingerprints = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
         items = pa.table([item_ids, fingerprints], schema=ITEMS_SCHEMA)
         pq.write_table(items.append_column("vector", vector_column(vectors)), path.with_suffix(".items"))
         pq.write_table(pa.table({"title": [f"title of {item_id}" for item_id in item_ids]}), path.with_suffix(".shown"))
