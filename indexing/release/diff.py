@@ -1,18 +1,19 @@
-"""What changed between two releases: items, vectors, files, and what queries find. Memory is bounded by two shards."""
+"""What changed between two releases: items, vectors and files. One range of ids at a time: memory holds two shards."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexing.release.manifest import Collection, Release, Shard
+from indexing.release.manifest import Collection, Release
 from indexing.release.shard import Fetch, open_graph, read_live_rows
 from indexing.sharding import id_keys, key_range, range_of
 
-DRIFT_STEPS = 20_000
-"""Drift is counted in steps of 1/10,000: it runs from 0 to 2."""
+DRIFT_STEP = 1e-4
+"""Drift is counted in steps of this size, so that counts take little memory however many items there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +29,10 @@ class ItemCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """1 - cosine of an item's vectors before and after, over the items that both releases hold."""
+    """1 - cosine of an item's vectors before and after, over the items that both releases hold; to 1/10,000."""
 
     mean: float
     percentile_95: float
-    """To 1/10,000."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,32 +48,51 @@ class ReleaseDiff:
     """Of blobs that both list."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """The items of one collection whose ids fall in range `number` of `total`, in both releases."""
+
+    before: Collection | None
+    after: Collection | None
+    number: int
+    total: int
+
+    @property
+    def name(self) -> str:
+        side = self.after or self.before
+        assert side is not None
+        return side.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeDiff:
+    counts: ItemCounts
+    drifts: Counter[int]
+    """Drift in steps → number of items; empty where dimensions differ."""
+
+
 def diff_releases(
-    before: Release, after: Release, fetch: Fetch, on_shard: Callable[[int], None] | None = None
+    before: Release, after: Release, fetch: Fetch, on_range: Callable[[int], None] | None = None
 ) -> ReleaseDiff:
-    """Compares two releases of one store. `on_shard` is told the items of each shard of `after` that is done.
+    """Compares two releases of one store. `on_range` is told the items of `after` in each range that is done.
 
     Raises DamagedError for blobs that are not what the releases say, StoreUnavailable.
     """
-    counts, histogram, total = {}, np.zeros(DRIFT_STEPS + 1, np.int64), 0.0
-    pairs = {collection.name: [None, collection] for collection in after.collections}
-    for collection in before.collections:
-        pairs.setdefault(collection.name, [None, None])[0] = collection
-    for name, (old, new) in sorted(pairs.items()):
-        counts[name] = ItemCounts()
-        for part in _compare(old, new, before, after, fetch):
-            counts[name] += part.counts
-            steps = np.clip(np.rint(part.drifts * DRIFT_STEPS / 2), 0, DRIFT_STEPS).astype(np.int64)
-            histogram += np.bincount(steps, minlength=DRIFT_STEPS + 1)
-            histogram[0] += part.num_same_vectors
-            total += float(part.drifts.sum())
-            if on_shard is not None:
-                on_shard(part.counts.new + part.counts.changed + part.counts.unchanged)
+    ranges = plan_ranges(before.collections, after.collections)
+    parts = []
+    for each in ranges:
+        part = diff_range(each, before.dim, after.dim, fetch)
+        parts.append(part)
+        if on_range is not None:
+            on_range(part.counts.new + part.counts.changed + part.counts.unchanged)
+    counts = {each.name: ItemCounts() for each in ranges}
+    for each, part in zip(ranges, parts, strict=True):
+        counts[each.name] += part.counts
     shared = before.blobs().keys() & after.blobs().keys()
     graphs = [shard.index.sha256 for collection in after.collections for shard in collection.shards]
     return ReleaseDiff(
         collections=counts,
-        drift=_summarise(histogram, total) if before.dim == after.dim and histogram.sum() else None,
+        drift=sum_drift(parts),
         num_shards=len(graphs),
         num_same_graphs=sum(sha256 in shared for sha256 in graphs),
         size_bytes=after.size_bytes,
@@ -81,82 +100,83 @@ def diff_releases(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """One shard of the later release against the same range of the earlier one."""
-
-    counts: ItemCounts
-    num_same_vectors: int
-    drifts: np.ndarray
-    """float (num_items,) of those whose vectors were compared."""
-
-
-def _compare(
-    old: Collection | None, new: Collection | None, before: Release, after: Release, fetch: Fetch
-) -> Iterator[_Part]:
-    total = max(len(side.shards) if side else 0 for side in (old, new))
-    for number in range(total):
-        rows = [_rows_of_range(side, number, total, fetch) for side in (old, new)]
-        found = pc.index_in(rows[1]["item_id"], value_set=rows[0]["item_id"].combine_chunks())
-        is_common = pc.is_valid(found)
-        earlier, later = rows[0].take(found.drop_null()), rows[1].filter(is_common)
-        is_same = pc.equal(earlier["fingerprint"], later["fingerprint"]).to_numpy()
-        num_same = int(is_same.sum())
-        yield _Part(
-            counts=ItemCounts(
-                new=rows[1].num_rows - len(is_same),
-                changed=len(is_same) - num_same,
-                unchanged=num_same,
-                gone=rows[0].num_rows - len(is_same),
-            ),
-            num_same_vectors=num_same,  # a fingerprint covers text and encoder
-            drifts=_drifts(before, after, old, new, earlier.filter(~is_same), later.filter(~is_same), fetch),
-        )
+def plan_ranges(before: Sequence[Collection], after: Sequence[Collection]) -> list[Range]:
+    """As many ranges of each collection as it has shards, in that of the two releases that has more."""
+    sides = [{collection.name: collection for collection in release} for release in (before, after)]
+    ranges = []
+    for name in sorted(sides[0].keys() | sides[1].keys()):
+        old, new = (side.get(name) for side in sides)
+        total = max(len(side.shards) if side else 0 for side in (old, new))
+        ranges += [Range(before=old, after=new, number=number, total=total) for number in range(total)]
+    return ranges
 
 
-def _rows_of_range(side: Collection | None, number: int, total: int, fetch: Fetch) -> pa.Table:
-    """item_id, fingerprint, label and shard of the items in range `number` of `total`."""
-    keys, tables = key_range(number, total), []
-    for shard in side.shards if side else ():
-        mine = key_range(shard.number, len(side.shards)) if side else keys
+def diff_range(each: Range, dim_before: int, dim_after: int, fetch: Fetch) -> RangeDiff:
+    """Counts items by fingerprint, which covers text and encoder; loads graphs only where some have changed."""
+    old, new = (_rows_of_range(side, each, fetch) for side in (each.before, each.after))
+    found = pc.index_in(new["item_id"], value_set=old["item_id"].combine_chunks())
+    earlier, later = old.take(found.drop_null()), new.filter(pc.is_valid(found))
+    is_changed = pc.not_equal(earlier["fingerprint"], later["fingerprint"])
+    earlier, later = earlier.filter(is_changed), later.filter(is_changed)
+    num_common = len(is_changed)
+    drifts: Counter[int] = Counter()
+    if dim_before == dim_after and num_common:
+        vectors = [
+            _vectors(dim_after, side, rows, fetch) for side, rows in ((each.before, earlier), (each.after, later))
+        ]
+        steps = np.rint(np.maximum(1 - np.einsum("nd,nd->n", *vectors), 0) / DRIFT_STEP).astype(np.int64)
+        drifts.update(steps.tolist())
+        drifts[0] += num_common - later.num_rows
+    return RangeDiff(
+        counts=ItemCounts(
+            new=new.num_rows - num_common,
+            changed=later.num_rows,
+            unchanged=num_common - later.num_rows,
+            gone=old.num_rows - num_common,
+        ),
+        drifts=drifts,
+    )
+
+
+def sum_drift(parts: Iterable[RangeDiff]) -> Drift | None:
+    """None where the vectors of no item can be compared."""
+    drifts: Counter[int] = Counter()
+    for part in parts:
+        drifts.update(part.drifts)
+    if not drifts.total():
+        return None
+    steps = np.array(sorted(drifts))
+    counts = np.array([drifts[step] for step in steps.tolist()])
+    reached = np.searchsorted(np.cumsum(counts), 0.95 * counts.sum())
+    return Drift(
+        mean=float(steps @ counts / counts.sum()) * DRIFT_STEP, percentile_95=float(steps[reached]) * DRIFT_STEP
+    )
+
+
+def _rows_of_range(side: Collection | None, each: Range, fetch: Fetch) -> pa.Table:
+    """item_id, fingerprint, label and shard of the live items."""
+    columns = {"item_id": pa.string(), "fingerprint": pa.binary(16), "label": pa.int64(), "shard": pa.int64()}
+    tables = [pa.schema(list(columns.items())).empty_table()]
+    if side is None:
+        return tables[0]
+    keys = key_range(each.number, each.total)
+    for shard in side.shards:
+        mine = key_range(shard.number, len(side.shards))
         if mine.low <= keys.high and keys.low <= mine.high:
-            rows = read_live_rows(fetch, shard, f"shard {shard.number}")
+            rows = read_live_rows(fetch, shard, f"collection {side.name} shard {shard.number}")
             rows = rows.append_column("shard", pa.array(np.full(rows.num_rows, shard.number)))
-            tables.append(rows.filter(range_of(id_keys(rows["item_id"].to_pylist()), total) == number))
-    empty = {"item_id": pa.string(), "fingerprint": pa.binary(16), "label": pa.int64(), "shard": pa.int64()}
-    return pa.concat_tables(tables) if tables else pa.schema(list(empty.items())).empty_table()
+            is_inside = range_of(id_keys(rows["item_id"].to_pylist()), each.total) == each.number
+            tables.append(rows.filter(pa.array(is_inside)))
+    return pa.concat_tables(tables)
 
 
-def _drifts(
-    before: Release,
-    after: Release,
-    old: Collection | None,
-    new: Collection | None,
-    earlier: pa.Table,
-    later: pa.Table,
-    fetch: Fetch,
-) -> np.ndarray:
-    if not earlier.num_rows or before.dim != after.dim or old is None or new is None:
-        return np.empty(0)
-    vectors = [
-        _vectors(release.dim, side, rows, fetch)
-        for release, side, rows in ((before, old, earlier), (after, new, later))
-    ]
-    drifts: np.ndarray = 1 - np.einsum("nd,nd->n", *vectors)
-    return drifts
-
-
-def _vectors(dim: int, side: Collection, rows: pa.Table, fetch: Fetch) -> np.ndarray:
+def _vectors(dim: int, side: Collection | None, rows: pa.Table, fetch: Fetch) -> np.ndarray:
     """float32 (num_rows, dim)."""
     vectors = np.empty((rows.num_rows, dim), np.float32)
+    if side is None:
+        return vectors
     shards, labels = rows["shard"].to_numpy(), rows["label"].to_numpy()
     for number in np.unique(shards):
-        shard: Shard = side.shards[number]
-        mine = shards == number
-        vectors[mine] = open_graph(fetch, dim, shard, f"shard {number}").vectors(labels[mine])
+        graph = open_graph(fetch, dim, side.shards[number], f"collection {side.name} shard {number}")
+        vectors[shards == number] = graph.vectors(labels[shards == number])
     return vectors
-
-
-def _summarise(histogram: np.ndarray, total: float) -> Drift:
-    reached = np.searchsorted(np.cumsum(histogram), 0.95 * histogram.sum())
-    return Drift(mean=total / histogram.sum(), percentile_95=float(reached * 2 / DRIFT_STEPS))
