@@ -152,7 +152,7 @@ class OpenRelease:
             raise ConfigError(
                 f"{self._store.url}: release {self.release.number} has no encoder: pass vectors, not text"
             )
-        return _load_encoder(self._store, self._cache, entry)
+        return load_release_encoder(self._store, self._cache, entry)
 
 
 class Results(Sequence[list[Hit]]):
@@ -253,7 +253,7 @@ def _choose(names: Sequence[str] | None, known: list[str]) -> set[str]:
     return set(known if names is None else names)
 
 
-def _load_encoder(store: Store, cache: BlobCache, entry: EncoderEntry) -> "Encoder":
+def load_release_encoder(store: Store, cache: BlobCache, entry: EncoderEntry) -> "Encoder":
     """The release's own encoder, from a folder of links to the verified files, which is gone once it is in memory."""
     from indexing.encoder import EncoderSettings, load_encoder
 

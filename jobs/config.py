@@ -95,6 +95,12 @@ class ValidationConfig:
     """recall@10 that each shard by itself must reach at the chosen `ef_search`."""
     max_row_change: float = 0.2
     """Largest change of a collection's item count against the parent release, as a share of it."""
+    max_drift: float | None = None
+    """Largest mean drift (1 - cosine) of items' vectors against the parent release; null measures none."""
+    min_overlap: float | None = None
+    """Least share of the ten hits of `queries` that the parent release finds too; null measures none."""
+    on_drift: str = "fail"
+    """What it means when `max_drift` or `min_overlap` does not hold: fail, or warn and publish."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +270,16 @@ def _check(config: Config) -> None:
     for name in ("min_self_match", "min_shard_recall"):
         share = getattr(validation, name)
         expect(0 <= share <= 1, f"validation.{name}", "a share from 0 to 1", share)
+    for name, most in (("max_drift", 2), ("min_overlap", 1)):
+        limit = getattr(validation, name)
+        expect(limit is None or 0 <= limit <= most, f"validation.{name}", f"null or 0 to {most}", limit)
+    expect(validation.on_drift in ("fail", "warn"), "validation.on_drift", "fail or warn", validation.on_drift)
+    expect(
+        validation.min_overlap is None or (validation.queries is not None and not has_vectors),
+        "validation.min_overlap",
+        "validation.queries and an encoder beside it",
+        validation.min_overlap,
+    )
     expect(validation.max_row_change >= 0, "validation.max_row_change", "0 or more", validation.max_row_change)
     expect(
         config.publish.verify in ("checksum", "download"),

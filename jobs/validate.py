@@ -6,6 +6,7 @@ driver holds the sampled queries and their ten best.
 """
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -22,8 +23,9 @@ from indexing.exact import exact_search, merge_top_k
 from indexing.hnsw import Graph
 from indexing.release.codec import to_plain
 from indexing.release.load_check import check_loads
-from indexing.release.manifest import Release
+from indexing.release.manifest import Collection, Release
 from indexing.release.shard import open_graph, read_live_rows, read_metadata
+from indexing.store import Store, open_store
 from indexing.validation import (
     EF_GRID,
     Gate,
@@ -40,11 +42,13 @@ from indexing.validation import (
 
 from .build import BuiltShard, built_shards
 from .config import Config, fingerprint
+from .drift import Side, encode_as_before, measure_drift, measure_overlap
 from .encode import local_model
 from .progress import Bar, Progress
 from .source import read_queries, sample_queries
 from .workspace import Artifact, local_blobs
 
+logger = logging.getLogger(__name__)
 FORMAT = 1
 BLOCK_ROWS = 8192
 EXACT = 0
@@ -90,6 +94,7 @@ def validate(
         collections[name]["num_items"] = sum(shard.entry.num_items for shard in shards if shard.collection == name)
         gates.append(equal("number of items", name, collections[name]["num_items"], count))
         gates += compare_with_parent(config, name, count, parent)
+    gates += compare_vectors(config, prepared.store, shards, collections, parent, texts)
     report = {"collections": collections, "gates": [asdict(gate) for gate in gates]}
     raise_failed_gates(gates, artifact, report)
     artifact.write_marker({"report": report, "peak_memory_bytes": max(memory)})
@@ -99,7 +104,10 @@ def validate(
 def validated_artifact(config: Config, built: Artifact, parent: Release | None, queries: list[str] | None) -> Artifact:
     counts = {collection.name: collection.num_items for collection in parent.collections} if parent else None
     digests = [to_plain(shard.entry) for shard in built_shards(built)]
-    name = fingerprint(FORMAT, built.path, digests, config.validation, queries, config.index.recall_target, counts)
+    compared = parent.writer_id if parent and has_drift_limits(config) else None
+    name = fingerprint(
+        FORMAT, built.path, digests, config.validation, queries, config.index.recall_target, counts, compared
+    )
     return Artifact(built.store, f"validations/{name}")
 
 
@@ -273,3 +281,44 @@ def compare_with_parent(config: Config, name: str, num_items: int, parent: Relea
     if not before:
         return []
     return [at_most("change of row count", name, abs(num_items - before) / before, config.validation.max_row_change)]
+
+
+def has_drift_limits(config: Config) -> bool:
+    return (config.validation.max_drift, config.validation.min_overlap) != (None, None)
+
+
+def compare_vectors(
+    config: Config,
+    workspace: Store,
+    shards: list[BuiltShard],
+    figures: dict[str, Any],
+    parent: Release | None,
+    texts: list[str] | None,
+) -> list[Gate]:
+    """Drift and overlap against the parent release, where a limit is set; with `on_drift: warn` they are only said."""
+    limits, gates, store = config.validation, [], open_store(config.store, config.s3)
+    if parent is None or not has_drift_limits(config):
+        return []
+    built = tuple(
+        Collection(
+            name=name,
+            item_types=(),
+            num_items=of_collection["num_items"],
+            ef_search=of_collection["ef_search"],
+            shards=tuple(shard.entry for shard in shards if shard.collection == name),
+        )
+        for name, of_collection in figures.items()
+    )
+    before = Side(parent.collections, parent.dim, workspace, store)
+    after = Side(built, shards[0].dim, workspace, store)
+    if limits.max_drift is not None and (drift := measure_drift(before, after)):
+        gates.append(at_most("mean drift of vectors", "all", drift.mean, limits.max_drift))
+    if limits.min_overlap is not None and texts and parent.encoder:
+        queries = encode_as_before(parent, store, texts), encode_queries(config, texts)
+        overlap = measure_overlap(before, after, *queries)
+        gates.append(at_least(f"overlap@{K} of queries", "all", overlap, limits.min_overlap))
+    if limits.on_drift == "fail":
+        return gates
+    for gate in (gate for gate in gates if not gate.holds):
+        logger.warning("validate: %s is %.4g, expected %s (on_drift: warn)", gate.name, gate.value, gate.expected)
+    return []

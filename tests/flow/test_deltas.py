@@ -14,6 +14,7 @@ from flow.worlds import IDS, VECTORS, Night, World, shard_digests, vector_world
 
 import jobs.nightly
 from indexing import open_release
+from indexing.errors import ValidationFailed
 from indexing.exact import exact_search
 from indexing.release.verify import verify_release
 from indexing.store import open_store
@@ -161,3 +162,21 @@ def test_nights_of_changes_stay_right_and_compact_as_they_must(world: World, tmp
         num_rows.append(sum(shard.num_rows for shard in shards))
         assert_serves(world, ids, vectors, tmp_path / "cache")
     assert (np.diff(num_rows) < 0).any(), "expected a compaction in four nights"
+
+
+def test_vectors_that_drift_too_far_are_not_published_unless_it_is_only_to_warn(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Five of 298 items that stay have vectors of another draw: a mean drift of some 0.017."""
+    write(world, *with_changes(5))
+    limited = world.changed(validation={"max_drift": 0.01})
+    with pytest.raises(ValidationFailed, match=r"all: mean drift of vectors is 0\.01\d+, expected ≤ 0\.01"):
+        limited.run()
+    assert [release.number for release in world.releases()] == [1]
+    assert limited.run("publish", "validation.on_drift=warn").release.number == 2
+    assert "mean drift of vectors is 0.01" in caplog.text
+
+
+def test_a_limit_on_drift_that_holds_lets_the_night_pass(world: World) -> None:
+    write(world, *with_changes(5))
+    assert world.changed(validation={"max_drift": 0.03}).run().release.number == 2

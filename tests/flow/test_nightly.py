@@ -22,6 +22,7 @@ from flow.worlds import (
 )
 
 from indexing import open_release
+from indexing.errors import ValidationFailed
 from indexing.release.manifest import blob_key
 from indexing.sharding import id_keys, range_of
 from indexing.store import open_store
@@ -145,6 +146,15 @@ def test_a_dry_run_prints_configuration_and_plan_and_writes_nothing(
     assert ["tracks", "360", "3"] in lines and ["shows", "140", "1"] in lines
     assert ["rows", "504,", "of", "which", "4", "break", "the", "contract"] in lines
     assert f"encode {first_night.num_encoded} texts; 0 are reused".split() in lines
+
+
+def test_queries_that_find_too_much_else_than_before_stop_the_night(world: World, first_night: Night) -> None:
+    rows = [{**row, "title": f"{row['title']} {row['item_id']} live at home"} for row in ROWS]
+    shutil.rmtree(world.folder / "catalogue")
+    write_rows(world.folder / "catalogue" / "all.parquet", rows)
+    with pytest.raises(ValidationFailed, match=r"all: overlap@10 of queries is 0\.\d+, expected ≥ 0\.99"):
+        world.changed(validation={**world.config["validation"], "min_overlap": 0.99}).run()
+    assert world.releases() == [first_night.release]
 
 
 def test_publish_always_makes_a_release_of_the_same_blobs(world: World, first_night: Night) -> None:
