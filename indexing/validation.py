@@ -10,6 +10,8 @@ EF_GRID = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 SCORE_TOLERANCE = 1e-5
 """Scores of one pair differ by up to some 1e-6 between hnswlib's loops and a matrix product."""
 NORM_TOLERANCE = 1e-3
+MIN_SLICE = 20
+HEAD_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,26 @@ def recall_by_score(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
     does, leaves equal vectors (the same text under two ids) interchangeable.
     """
     return (found >= truth[:, -1:] - SCORE_TOLERANCE).mean(axis=1)
+
+
+def slice_rows(
+    item_types: Sequence[str], languages: Sequence[str | None], popularity: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Name of a slice → bool (num_items,): each item type and language, and the most popular fifth against the rest.
+
+    popularity: float (num_items,), NaN where it is not known. Slices of fewer than `MIN_SLICE` items are left out.
+    """
+    traits = {"item_type": np.array(item_types, object), "language": np.array(languages, object)}
+    slices = {
+        f"{trait} {value}": values == value
+        for trait, values in traits.items()
+        for value in sorted({value for value in values if value})
+    }
+    is_known = np.isfinite(popularity)
+    if is_known.any():
+        is_head = is_known & (popularity >= np.quantile(popularity[is_known], 1 - HEAD_SHARE))
+        slices |= {"popularity head": is_head, "popularity tail": is_known & ~is_head}
+    return {name: rows for name, rows in slices.items() if rows.sum() >= MIN_SLICE}
 
 
 def self_match(scores: np.ndarray, own: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
@@ -37,6 +38,7 @@ from indexing.validation import (
     equal,
     recall_by_score,
     self_match,
+    slice_rows,
     split_halves,
 )
 
@@ -49,10 +51,12 @@ from .source import read_queries, sample_queries
 from .workspace import Artifact, local_blobs
 
 logger = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 BLOCK_ROWS = 8192
 EXACT = 0
 """Stands among the ef values for exact search."""
+TRAITS = {"item_type": pa.string(), "language": pa.string(), "popularity": pa.float64()}
+"""Columns by which recall is reported apart."""
 SHARD_BITS = 32
 """A label of a collection is shard number << 32 | label of the shard."""
 
@@ -81,16 +85,15 @@ def validate(
     gates: list[Gate] = []
     memory: list[int] = []
     with progress.stage("validate", 2 * sum(num_items.values())) as bar:
-        query_sets = {
-            name: {"items": rows} for name, rows in inspect_shards(config, shards, gates, memory, bar).items()
-        }
+        samples, slices = inspect_shards(config, shards, gates, memory, bar)
+        query_sets = {name: {"items": vectors} for name, vectors in samples.items()}
         if texts is not None:
             queries = encode_queries(config, texts)
             query_sets = {name: {**sets, "queries": queries} for name, sets in query_sets.items()}
         found = search_shards(shards, query_sets, memory, bar)
     collections = {}
     for name, count in num_items.items():
-        collections[name] = choose(config, name, query_sets[name], *found[name], gates)
+        collections[name] = choose(config, name, query_sets[name], slices[name], *found[name], gates)
         collections[name]["num_items"] = sum(shard.entry.num_items for shard in shards if shard.collection == name)
         gates.append(equal("number of items", name, collections[name]["num_items"], count))
         gates += compare_with_parent(config, name, count, parent)
@@ -139,8 +142,10 @@ def encode_queries(config: Config, texts: list[str]) -> np.ndarray:
 
 def inspect_shards(
     config: Config, shards: list[BuiltShard], gates: list[Gate], memory: list[int], bar: Bar
-) -> dict[str, np.ndarray]:
-    """Gates on each shard by itself; returns sampled vectors of each collection, float32 (num_samples, dim)."""
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
+    """Gates on each shard by itself; returns, by collection, sampled vectors, float32 (num_samples, dim), and their
+    slices (`slice_rows`).
+    """
     totals: Counter[str] = Counter()
     for shard in shards:
         totals[shard.collection] += shard.entry.num_items
@@ -155,15 +160,22 @@ def inspect_shards(
         memory.append(found["peak_memory_bytes"])
         results[str(shard)] = found
     samples: dict[str, list[np.ndarray]] = {name: [] for name in totals}
+    traits: dict[str, list[pa.Table]] = {name: [] for name in totals}
     for shard in shards:  # in this order, whichever was done first: the report is a blob, so equal runs give equal ones
         found = results[str(shard)]
         samples[shard.collection].append(found["samples"])
+        traits[shard.collection].append(found["traits"])
         gates += [
             equal("rows without a distinct id", str(shard), found["num_repeated_ids"], 0),
             equal("vectors with NaN or infinity", str(shard), found["num_not_finite"], 0),
             equal("vectors not of unit norm", str(shard), found["num_not_unit"], 0),
         ]
-    return {name: np.concatenate(parts) for name, parts in samples.items()}
+    tables = {name: pa.concat_tables(parts) for name, parts in traits.items()}
+    slices = {
+        name: slice_rows(table["item_type"].to_pylist(), table["language"].to_pylist(), table["popularity"].to_numpy())
+        for name, table in tables.items()
+    }
+    return {name: np.concatenate(parts) for name, parts in samples.items()}, slices
 
 
 @ray.remote
@@ -172,18 +184,20 @@ def inspect_shard(shard: BuiltShard, num_samples: int) -> dict[str, Any]:
     entry = shard.entry
     with local_blobs(shard.workspace) as fetch:
         num_ids = pc.count_distinct(read_live_rows(fetch, entry, str(shard))["item_id"]).as_py()
-        read_metadata(fetch, entry, str(shard))
+        metadata = read_metadata(fetch, entry, str(shard))
         check_loads(fetch(entry.index), shard.dim, entry.num_base_rows, str(shard))
         graph = open_graph(fetch, shard.dim, entry, str(shard))
     bad = np.zeros(2, dtype=np.int64)
     for _, vectors in vector_blocks(graph):
         bad += count_bad_vectors(vectors)
     rows = np.linspace(0, entry.num_items - 1, min(num_samples, entry.num_items)).astype(np.int64)
+    labels = graph.labels[rows]
     return {
         "num_repeated_ids": entry.num_items - num_ids,
         "num_not_finite": int(bad[0]),
         "num_not_unit": int(bad[1]),
-        "samples": graph.vectors(graph.labels[rows]),
+        "samples": graph.vectors(labels),
+        "traits": metadata.select(list(TRAITS)).take(labels).cast(pa.schema(list(TRAITS.items()))),
         "peak_memory_bytes": peak_memory_bytes(),
     }
 
@@ -217,6 +231,7 @@ def choose(
     config: Config,
     name: str,
     query_sets: dict[str, np.ndarray],
+    slices: dict[str, np.ndarray],
     merged: dict[int, Found],
     recall_of_shard: dict[str, dict[int, float]],
     gates: list[Gate],
@@ -245,6 +260,7 @@ def choose(
     worst = min(sorted(recall_of_shard), key=lambda shard: recall_of_shard[shard][ef])
     gates.append(at_least(f"recall@{K} of the worst shard", worst, recall_of_shard[worst][ef], limits.min_shard_recall))
     figures["worst_shard_recall_at_10"] = recall_of_shard[worst][ef]
+    figures["recall_at_10_by_slice"] = {name: float(recalls[ef][0][rows].mean()) for name, rows in slices.items()}
     figures["recall_at_10_by_ef"] = {str(ef): float(np.concatenate(parts).mean()) for ef, parts in recalls.items()}
     return figures
 

@@ -16,6 +16,7 @@ from indexing.validation import (
     equal,
     recall_by_score,
     self_match,
+    slice_rows,
     split_halves,
 )
 
@@ -103,3 +104,22 @@ def test_bad_vectors_are_counted_by_kind() -> None:
     vectors[3] = 0
     vectors[4] *= 1.0001  # what float16 does to a norm
     assert count_bad_vectors(vectors) == (2, 2)
+
+
+def test_slices_are_types_languages_and_the_most_popular_fifth_where_they_are_large_enough() -> None:
+    item_types = ["track"] * 60 + ["album"] * 40 + ["show"] * 5
+    languages = ["en"] * 50 + [None] * 30 + ["de"] * 25
+    popularity = np.array([*range(100), *[np.nan] * 5], float)
+    slices = slice_rows(item_types, languages, popularity)
+    assert {name: np.flatnonzero(rows).tolist() for name, rows in slices.items()} == {
+        "item_type album": list(range(60, 100)),
+        "item_type track": list(range(60)),
+        "language de": list(range(80, 105)),
+        "language en": list(range(50)),
+        "popularity head": list(range(80, 100)),
+        "popularity tail": list(range(80)),
+    }
+
+
+def test_items_without_popularity_have_no_head_and_tail() -> None:
+    assert slice_rows(["track"] * 30, [None] * 30, np.full(30, np.nan)).keys() == {"item_type track"}

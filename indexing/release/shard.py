@@ -63,13 +63,14 @@ def open_graph(fetch: Fetch, dim: int, shard: Shard, where: str) -> Graph:
     """The shard's graph as it is served: the deltas' rows inserted, then the tombstones deleted."""
     graph = load_graph(fetch(shard.index), dim, shard.num_base_rows)
     gone = read_tombstones(fetch, shard, where)
-    first = shard.num_base_rows
-    for number, delta in enumerate(shard.deltas or ()):
-        vectors = read_delta_vectors(fetch(delta.items), dim, delta.num_rows, f"delta {number} of {where}")
-        labels = np.arange(first, first + delta.num_rows)
+    parts = [
+        read_delta_vectors(fetch(delta.items), dim, delta.num_rows, f"delta {number} of {where}")
+        for number, delta in enumerate(shard.deltas or ())
+    ]
+    if parts:
+        labels = np.arange(shard.num_base_rows, shard.num_rows)
         is_live = ~np.isin(labels, gone)
-        graph.insert(labels[is_live], vectors[is_live])
-        first += delta.num_rows
+        graph.insert(labels[is_live], np.concatenate(parts)[is_live])
     graph.delete(gone[gone < shard.num_base_rows])
     return graph
 
