@@ -42,6 +42,7 @@ from indexing.validation import (
     split_halves,
 )
 
+from .attribution import NUM_ITEMS, Near, found_by_graph, merge_near, nearest_texts, precision_loss
 from .build import BuiltShard, built_shards
 from .config import Config, fingerprint
 from .drift import Side, encode_as_before, measure_drift, measure_overlap
@@ -59,6 +60,8 @@ TRAITS = {"item_type": pa.string(), "language": pa.string(), "popularity": pa.fl
 """Columns by which recall is reported apart."""
 SHARD_BITS = 32
 """A label of a collection is shard number << 32 | label of the shard."""
+FLAG_BIT = 51
+"""From this bit on a true neighbour's label tells which values of `EF_GRID` have found it in its shard."""
 
 Found = tuple[np.ndarray, np.ndarray]
 """Labels int64 and scores float32, each (num_queries, at most K), best first."""
@@ -90,11 +93,13 @@ def validate(
         if texts is not None:
             queries = encode_queries(config, texts)
             query_sets = {name: {**sets, "queries": queries} for name, sets in query_sets.items()}
-        found = search_shards(shards, query_sets, memory, bar)
+        found, near = search_shards(config, shards, query_sets, memory, bar)
     collections = {}
     for name, count in num_items.items():
         collections[name] = choose(config, name, query_sets[name], slices[name], *found[name], gates)
         collections[name]["num_items"] = sum(shard.entry.num_items for shard in shards if shard.collection == name)
+        if name in near:
+            collections[name]["recall_loss"]["all"]["vector_precision"] = precision_loss(config, near[name])
         gates.append(equal("number of items", name, collections[name]["num_items"], count))
         gates += compare_with_parent(config, name, count, parent)
     gates += compare_vectors(config, prepared.store, shards, collections, parent, texts)
@@ -210,21 +215,30 @@ def vector_blocks(graph: Graph) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def search_shards(
-    shards: list[BuiltShard], query_sets: dict[str, dict[str, np.ndarray]], memory: list[int], bar: Bar
-) -> dict[str, tuple[dict[int, Found], dict[str, dict[int, float]]]]:
-    """collection → (what all its shards together find, by ef; recall@10 of each shard by itself, by ef)."""
+    config: Config,
+    shards: list[BuiltShard],
+    query_sets: dict[str, dict[str, np.ndarray]],
+    memory: list[int],
+    bar: Bar,
+) -> tuple[dict[str, tuple[dict[int, Found], dict[str, dict[int, float]]]], dict[str, Near]]:
+    """By collection: (what all its shards together find, by ef; recall@10 of each shard by itself, by ef), and the
+    nearest texts of a few items, where there are texts.
+    """
     queries = {name: ray.put(np.concatenate(list(sets.values()))) for name, sets in query_sets.items()}
     merged: dict[str, dict[int, Found]] = {}
     recalls: dict[str, dict[str, dict[int, float]]] = {name: {} for name in query_sets}
-    for shard, (found, peak) in fan_out(
-        lambda shard: search_shard.remote(shard, queries[shard.collection]), shards, what="validate"
+    nearest: dict[str, Near] = {}
+    for shard, (found, near, peak) in fan_out(
+        lambda shard: search_shard.remote(config, shard, queries[shard.collection]), shards, what="validate"
     ):
         bar.advance(shard.entry.num_items)
         memory.append(peak)
         name, truth = shard.collection, found[EXACT][1]
         recalls[name][str(shard)] = {ef: float(recall_by_score(found[ef][1], truth).mean()) for ef in EF_GRID}
         merged[name] = {ef: merge(merged[name][ef], found[ef]) for ef in found} if name in merged else found
-    return {name: (merged[name], recalls[name]) for name in merged}
+        if near is not None:
+            nearest[name] = merge_near(nearest[name], near) if name in nearest else near
+    return {name: (merged[name], recalls[name]) for name in merged}, nearest
 
 
 def choose(
@@ -238,7 +252,7 @@ def choose(
 ) -> dict[str, Any]:
     """Chooses ef for a collection; returns the figures at that ef."""
     bounds = np.cumsum([len(queries) for queries in query_sets.values()])[:-1]
-    truth = merged[EXACT][1]
+    flags, truth = merged[EXACT]
     recalls = {ef: np.split(recall_by_score(merged[ef][1], truth), bounds) for ef in EF_GRID}
     matches = {ef: own_match(np.split(merged[ef][1], bounds)[0]) for ef in EF_GRID}
     target, limits = config.index.recall_target, config.validation
@@ -260,7 +274,16 @@ def choose(
     worst = min(sorted(recall_of_shard), key=lambda shard: recall_of_shard[shard][ef])
     gates.append(at_least(f"recall@{K} of the worst shard", worst, recall_of_shard[worst][ef], limits.min_shard_recall))
     figures["worst_shard_recall_at_10"] = recall_of_shard[worst][ef]
-    figures["recall_at_10_by_slice"] = {name: float(recalls[ef][0][rows].mean()) for name, rows in slices.items()}
+    recall, in_shard = recalls[ef][0], (flags >> FLAG_BIT >> EF_GRID.index(ef) & 1)[: len(recalls[ef][0])].mean(axis=1)
+    everything = {"all": np.ones(len(recall), bool), **slices}
+    figures["recall_at_10_by_slice"] = {name: float(recall[rows].mean()) for name, rows in slices.items()}
+    figures["recall_loss"] = {
+        name: {
+            "graph": float(1 - in_shard[rows].mean()),
+            "shard_merge": float(in_shard[rows].mean() - recall[rows].mean()),
+        }
+        for name, rows in everything.items()
+    }
     figures["recall_at_10_by_ef"] = {str(ef): float(np.concatenate(parts).mean()) for ef, parts in recalls.items()}
     return figures
 
@@ -275,10 +298,16 @@ def merge(one: Found, other: Found) -> Found:
 
 
 @ray.remote
-def search_shard(shard: BuiltShard, queries: np.ndarray) -> tuple[dict[int, Found], int]:
-    """(labels, scores), each (num_queries, at most K), exact under EXACT, by the graph under each ef; peak memory."""
+def search_shard(config: Config, shard: BuiltShard, queries: np.ndarray) -> tuple[dict[int, Found], Near | None, int]:
+    """(labels, scores), each (num_queries, at most K), exact under EXACT, by the graph under each ef; the texts nearest
+    to a few of the queries; peak memory. Labels of the exact ones tell in their upper bits which ef have found them.
+    """
     with local_blobs(shard.workspace) as fetch:
         graph = open_graph(fetch, shard.dim, shard.entry, str(shard))
+        near = None
+        if not config.vectors.path:
+            metadata = read_metadata(fetch, shard.entry, str(shard))
+            near = nearest_texts(config, metadata, vector_blocks(graph), queries[:NUM_ITEMS])
     k = min(K, shard.entry.num_items)
     found = {ef: graph.search(queries, k, ef, num_threads=1) for ef in EF_GRID}
     exact = None
@@ -287,9 +316,12 @@ def search_shard(shard: BuiltShard, queries: np.ndarray) -> tuple[dict[int, Foun
         block = (block_labels[rows], scores)
         exact = block if exact is None else merge(exact, block)
     assert exact is not None
+    flags = sum(
+        found_by_graph(found[ef][1], exact[1]).astype(np.int64) << FLAG_BIT + bit for bit, ef in enumerate(EF_GRID)
+    )
     offset = shard.entry.number << SHARD_BITS
-    found = {ef: (labels + offset, scores) for ef, (labels, scores) in {EXACT: exact, **found}.items()}
-    return found, peak_memory_bytes()
+    found = {ef: (labels + offset, scores) for ef, (labels, scores) in found.items()}
+    return {EXACT: (exact[0] + offset + flags, exact[1]), **found}, near, peak_memory_bytes()
 
 
 def compare_with_parent(config: Config, name: str, num_items: int, parent: Release | None) -> list[Gate]:

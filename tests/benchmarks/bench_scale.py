@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from indexing.hnsw import IndexParams
-from jobs.config import load_config
+from indexing.store.s3 import PART_BYTES
+from jobs.config import IndexConfig, load_config
 from jobs.nightly import run as run_stages
 from jobs.progress import Progress
 from jobs.summary import stage_figures
@@ -137,6 +138,35 @@ def fit(results: list[dict[str, Any]]) -> dict[str, float]:
     return {name: float(np.polyfit(rows, np.log(values), 1)[0]) for name, values in series.items()}
 
 
+def project(result: dict[str, Any], num_rows: int, encode_rate: float) -> dict[str, float]:
+    """What `num_rows` rows cost, by the rates of the largest size that was measured, in shards of 250,000 rows.
+
+    `encode_rate` is rows/s of one core, as bench_nightly measures it. Build and validate are linear in the number of
+    shards: a shard is one task, which knows of no other.
+    """
+    scale = num_rows / result["num_rows"]
+    num_shards = -(-num_rows // IndexConfig().rows_per_shard)
+    release_bytes = result["release_bytes"] * scale
+    return {
+        "encode_core_h": num_rows / encode_rate / 3600,
+        "build_core_h": result["seconds"]["build"] * CORES * scale / 3600,
+        "validate_core_h": result["seconds"]["validate"] * CORES * scale / 3600,
+        "release_bytes": release_bytes,
+        "put_requests": release_bytes / PART_BYTES + 5 * num_shards,
+        "head_requests": 9 * num_shards,
+    }
+
+
+def print_projection(result: dict[str, Any], encode_rate: float) -> None:
+    print(f"\n{'rows':>12}  encode core-h  build core-h  validate core-h  release GB  PUTs  HEADs")
+    for num_rows in (10_000_000, 100_000_000):
+        need = project(result, num_rows, encode_rate)
+        print(
+            f"{num_rows:>12,}{need['encode_core_h']:>15.1f}{need['build_core_h']:>14.1f}{need['validate_core_h']:>17.1f}"
+            f"{need['release_bytes'] / 1e9:>12.1f}{need['put_requests']:>6.0f}{need['head_requests']:>7.0f}"
+        )
+
+
 def print_table(results: list[dict[str, Any]]) -> None:
     print("synthetic vectors")
     print(
@@ -157,6 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 300_000, 1_000_000])
     parser.add_argument("--dim", type=int, default=384)
+    parser.add_argument("--encode-rate", type=float, default=200.0, help="rows/s of one core")
     parser.add_argument("--out", type=Path, metavar="JSON")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -172,6 +203,7 @@ def main() -> None:
     print_table(results)
     for name, exponent in exponents.items():
         print(f"{name:18} grows as rows^{exponent:.2f}")
+    print_projection(results[-1], arguments.encode_rate)
 
 
 if __name__ == "__main__":

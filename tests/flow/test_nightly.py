@@ -107,6 +107,10 @@ def test_release_tells_what_it_was_validated_with(first_night: Night, first_worl
         assert figures["queries"]["num_queries"] == 40
         assert figures["queries"]["recall_at_10"] >= 0.95
         assert figures["self_match"] >= 0.99
+        loss = figures["recall_loss"]["all"]
+        assert loss["graph"] + loss["shard_merge"] == pytest.approx(1 - figures["items"]["recall_at_10"])
+        assert loss["shard_merge"] == pytest.approx(0, abs=0.002)
+        assert 0 <= loss["vector_precision"] < 0.1
     assert release.report is not None
     report = json.loads(open_store(first_world.store_url).get(blob_key(release.report.sha256)))
     assert report["collections"] == release.validation

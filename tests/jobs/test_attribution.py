@@ -1,0 +1,57 @@
+"""Where recall is lost, on cases where it is known."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from flow.worlds import SYLLABLES, make_config, words
+from omegaconf import OmegaConf
+from support.tiny_encoder import write_tiny_encoder
+
+from indexing.encoder import load_encoder
+from jobs.attribution import found_by_graph, merge_near, nearest_texts, precision_loss
+from jobs.config import Config, load_config
+
+TEXTS = [words(np.random.default_rng(number), 4) for number in range(200)]
+
+
+@pytest.fixture(scope="module")
+def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("attribution")
+    model = write_tiny_encoder(folder / "model", [" ".join(SYLLABLES)])
+    OmegaConf.save(OmegaConf.create(make_config(folder, model)), folder / "config.yaml")
+    return folder / "config.yaml"
+
+
+def near(config: Config, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+    """The texts of these rows that are nearest to the first twelve, by the vectors that the configuration makes."""
+    encoder = load_encoder(Path(config.encoder.model), config.encoder.settings())
+    vectors = encoder.encode(TEXTS)
+    metadata = pa.table({"item_type": ["track"] * len(TEXTS), "title": TEXTS, "creators": [[]] * len(TEXTS)})
+    labels = np.arange(len(TEXTS))[rows]
+    blocks = iter([(labels[:60], vectors[rows][:60]), (labels[60:], vectors[rows][60:])])
+    return nearest_texts(config, metadata, blocks, vectors[:12])
+
+
+def test_a_true_score_counts_as_found_wherever_it_stands() -> None:
+    exact = np.array([[0.9, 0.8, 0.8], [0.7, 0.6, 0.5]], np.float32)
+    found = np.array([[0.9, 0.8, 0.1], [0.6, 0.5, 0.4]], np.float32)
+    assert found_by_graph(found, exact).tolist() == [[True, True, True], [False, True, True]]
+
+
+def test_the_nearest_texts_of_two_shards_are_those_of_both(config_path: Path) -> None:
+    config = load_config(str(config_path), ["catalogue.text={default: '{title}'}"])
+    together = near(config, slice(None))
+    apart = merge_near(near(config, slice(100, None)), near(config, slice(None, 100)))
+    assert (together[0] == apart[0]).all()
+    np.testing.assert_allclose(together[1], apart[1], atol=1e-6)
+    assert together[0][:, 0].tolist() == TEXTS[:12]
+
+
+def test_full_vectors_lose_nothing_and_short_ones_lose_much(config_path: Path) -> None:
+    text = "catalogue.text={default: '{title}'}"
+    full = load_config(str(config_path), [text, "encoder.dtype=float32"])
+    assert precision_loss(full, near(full, slice(None))) == 0
+    short = load_config(str(config_path), [text, "encoder.dtype=float32", "encoder.dim=3"])
+    assert precision_loss(short, near(short, slice(None))) > 0.2
