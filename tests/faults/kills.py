@@ -25,7 +25,9 @@ def step_of(request: Request) -> str | None:
     parts = urlsplit(request.path)
     if request.method not in ("PUT", "POST", "DELETE"):
         return None
-    key = re.sub(r"/leases/.*", "/leases/N", unquote(parts.path).partition("/")[2].partition("/")[2])
+    key = unquote(parts.path).partition("/")[2].partition("/")[2]
+    for names, one in ((r"/leases/.*", "/leases/N"), (r"/preflight/[0-9a-f]{32}$", "/preflight/N")):
+        key = re.sub(names, one, key)  # of the run, not of the step
     return f"{request.method} {key.partition('/')[2]}"
 
 
