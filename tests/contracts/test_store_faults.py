@@ -149,7 +149,7 @@ def test_a_create_that_stalls_while_another_wins_loses(store: S3Store, direct: S
 
     def stall(request: Request) -> Fault:
         arrived.set()
-        return Fault(delay_s=0.5) if request.method == "PUT" else Fault()
+        return Fault(delay_s=2.0) if request.method == "PUT" else Fault()
 
     proxy.plan = stall
     with ThreadPoolExecutor(1) as pool:

@@ -117,13 +117,13 @@ def test_a_driver_killed_before_and_after_every_write_of_a_night_converges(
     proxy.plan = killer = KillAtWrites()
     run_until_killed_no_more(world, ray_head, killer, trials)
     check_converged(world, nights, reader)
-    assert len(killer.killed_at) >= 60
+    assert len(killer.killed_at) >= 45
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
 @pytest.mark.case(1)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, 2, 3])
 @on("vectors")
 def test_a_driver_killed_at_random_times_on_a_folder_converges(
     nights: Nights, ray_head: RayHead, tmp_path: Path, seed: int, trials: Trials
