@@ -116,36 +116,41 @@ class Graph:
         num_rows = self._index.get_current_count()
         num_gone = num_rows - np.count_nonzero(self._is_live)
         # hnswlib can leave deleted items out by itself, at 4/5 of the queries/s (measured): it looks up each it meets.
-        num_wanted = min(num_rows, max(ef, k + 2 * k * num_gone // num_rows + SPARE)) if num_gone else k
+        num_wanted = max(ef, k + 2 * k * num_gone // num_rows + SPARE) if num_gone else k
+        return self._find_live(queries, k, min(num_rows, num_wanted), num_threads)
+
+    def _find_live(
+        self, queries: np.ndarray, k: int, num_wanted: int, num_threads: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best live ones of the `num_wanted` best; queries with fewer live ones among them search wider.
+
+        ef stays what it is, since other threads search too: hnswlib uses no less than `num_wanted`.
+        """
         try:
             labels, distances = self._index.knn_query(queries, k=num_wanted, num_threads=num_threads)
         except RuntimeError:
-            return self._search_unreachable(queries, k, ef, num_threads)
+            return self._search_unreachable(queries, k, num_wanted, num_threads)
         labels, scores = labels.astype(np.int64), 1 - distances
-        return self._without_gone(queries, labels, scores, k, num_threads) if num_gone else (labels, scores)
-
-    def _without_gone(
-        self, queries: np.ndarray, labels: np.ndarray, scores: np.ndarray, k: int, num_threads: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The k best live ones of what was found; queries that found too few of them search wider."""
+        if num_wanted == k:
+            return labels, scores
         is_live = self._is_live[labels]
         first = np.argsort(~is_live, axis=1, kind="stable")[:, :k]
-        best = np.take_along_axis(labels, first, axis=1), np.take_along_axis(scores, first, axis=1)
+        labels, scores = np.take_along_axis(labels, first, axis=1), np.take_along_axis(scores, first, axis=1)
         short = np.flatnonzero(is_live.sum(axis=1) < k)
         if len(short):
-            wider = self.search(queries[short], k, 2 * labels.shape[1], num_threads)
-            best[0][short], best[1][short] = wider
-        return best
+            wider = min(self._index.get_current_count(), 2 * num_wanted)
+            labels[short], scores[short] = self._find_live(queries[short], k, wider, num_threads)
+        return labels, scores
 
     def _search_unreachable(
-        self, queries: np.ndarray, k: int, ef: int, num_threads: int
+        self, queries: np.ndarray, k: int, num_wanted: int, num_threads: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Exact, where the graph reaches fewer than k items, as in an island of more than 2 M equal vectors."""
         if len(queries) <= UNREACHABLE_BLOCK:
             labels = self.labels
             rows, scores = exact_search(self.vectors(labels), queries, k)
             return labels[rows], scores
-        halves = [self.search(half, k, ef, num_threads) for half in np.array_split(queries, 2)]
+        halves = [self._find_live(half, k, num_wanted, num_threads) for half in np.array_split(queries, 2)]
         return np.concatenate([labels for labels, _ in halves]), np.concatenate([scores for _, scores in halves])
 
 

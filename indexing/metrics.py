@@ -11,6 +11,11 @@ def recall_at_k(found: np.ndarray, truth: np.ndarray) -> float:
     return float(recall_per_query(found, truth).mean())
 
 
+def overlap(before: np.ndarray, after: np.ndarray) -> float:
+    """The mean share of `after`'s hits that `before` has too: ids as str objects, (num_queries, at most k) both."""
+    return float(np.mean([len(set(old) & set(new)) / len(new) for old, new in zip(before, after, strict=True)]))
+
+
 def recall_per_query(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """`recall_at_k` of each query, float64 (num_queries,)."""
     if found.shape != truth.shape or found.ndim != 2 or not found.size:

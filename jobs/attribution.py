@@ -4,7 +4,6 @@ The last two are told apart by whether a true neighbour was found by its own sha
 items, their nearest ones are encoded anew in float32 and full dimension, and ranked by that.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,6 @@ import pyarrow as pa
 
 from indexing.catalogue import parse_templates, render_texts
 from indexing.encoder import load_encoder
-from indexing.exact import exact_search, merge_top_k
 from indexing.validation import SCORE_TOLERANCE, K, recall_by_score
 
 from .config import Config
@@ -30,19 +28,11 @@ def found_by_graph(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
     return is_found
 
 
-def nearest_texts(
-    config: Config, metadata: pa.Table, blocks: Iterator[tuple[np.ndarray, np.ndarray]], items: np.ndarray
-) -> Near:
-    """The texts nearest to the vectors `items`, float32 (num_items, dim), among the (labels, vectors) of `blocks`."""
-    found = None
-    for labels, vectors in blocks:
-        rows, scores = exact_search(vectors, items, NUM_NEAR)
-        block = labels[rows], scores
-        found = block if found is None else merge_top_k(*found, *block, NUM_NEAR)
-    assert found is not None
+def texts_of(config: Config, metadata: pa.Table, labels: np.ndarray) -> np.ndarray:
+    """The texts of a shard's labels, str objects of the same shape."""
     templates = parse_templates(config.catalogue.text, metadata.column_names, list(config.item_types()))
-    texts = render_texts(metadata.take(pa.array(found[0].ravel())), templates)
-    return texts.to_numpy(zero_copy_only=False).reshape(found[0].shape), found[1]
+    texts: np.ndarray = render_texts(metadata.take(pa.array(labels.ravel())), templates).to_numpy(zero_copy_only=False)
+    return texts.reshape(labels.shape)
 
 
 def merge_near(one: Near, other: Near) -> Near:

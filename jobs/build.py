@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 import ray
 
 from cluster.fanout import fan_out, peak_memory_bytes
-from indexing.cache import hash_file
 from indexing.errors import DamagedError, DataError
 from indexing.hnsw import IndexParams, build_index
 from indexing.release.codec import from_plain, to_plain
@@ -33,7 +32,7 @@ from .encode import EncoderIdentity
 from .prepare import read_parts
 from .progress import Progress
 from .vectors import VECTOR, pairs, vectors_of
-from .workspace import Artifact, parquet_bytes, put_blob, read_run, workspace_key
+from .workspace import Artifact, file_blob, parquet_bytes, put_blob, read_run, workspace_key
 
 FORMAT = 2
 INTERNAL_COLUMNS = ["collection", "id_key", "item_id", "fingerprint", "source_part", "source_row"]
@@ -295,6 +294,6 @@ def put_graph(workspace: Store, vectors: np.ndarray, params: IndexParams) -> Blo
     with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
         path = Path(folder, "index.hnsw")
         build_index(vectors, params, path)
-        blob = Blob(sha256=hash_file(path), size_bytes=path.stat().st_size)
+        blob = file_blob(path)
         workspace.upload(workspace_key(blob), path, sha256=blob.sha256)
         return blob

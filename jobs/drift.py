@@ -3,26 +3,33 @@
 They read every shard of both releases, so they are measured only where a limit is set.
 """
 
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
 
 from cluster.fanout import fan_out
 from indexing.cache import BlobCache, default_cache_folder
+from indexing.metrics import overlap
 from indexing.release.diff import Drift, Range, RangeDiff, diff_range, plan_ranges, sum_drift
-from indexing.release.manifest import Blob, Collection, Release, Shard
-from indexing.release.shard import Fetch, open_graph, read_rows
+from indexing.release.manifest import Blob, Collection, Fetch, Release, Shard
+from indexing.release.shard import open_graph, read_rows
 from indexing.search import load_release_encoder
-from indexing.store import Store
-from indexing.validation import K
+from indexing.store import Store, open_store
+from indexing.validation import Gate, K, at_least, at_most
 
+from .build import BuiltShard
 from .changes import download_into
+from .config import Config
 from .workspace import local_blobs, workspace_key
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,49 @@ class Side:
             yield fetch
 
 
+def has_drift_limits(config: Config) -> bool:
+    return (config.validation.max_drift, config.validation.min_overlap) != (None, None)
+
+
+def drift_gates(
+    config: Config,
+    shards: list[BuiltShard],
+    figures: dict[str, Any],
+    parent: Release | None,
+    texts: list[str] | None,
+    queries: np.ndarray | None,
+) -> list[Gate]:
+    """Drift and overlap against the parent release, where a limit is set; with `on_drift: warn` they are only said.
+
+    `queries` are `texts` as tonight's encoder has them, float32 (num_texts, dim).
+    """
+    limits, gates, store = config.validation, [], open_store(config.store, config.s3)
+    if parent is None or not has_drift_limits(config):
+        return []
+    built = tuple(
+        Collection(
+            name=name,
+            item_types=(),
+            num_items=of_collection["num_items"],
+            ef_search=of_collection["ef_search"],
+            shards=tuple(shard.entry for shard in shards if shard.collection == name),
+        )
+        for name, of_collection in figures.items()
+    )
+    before = Side(parent.collections, parent.dim, shards[0].workspace, store)
+    after = Side(built, shards[0].dim, shards[0].workspace, store)
+    if limits.max_drift is not None and (drift := measure_drift(before, after)):
+        gates.append(at_most("mean drift of vectors", "all", drift.mean, limits.max_drift))
+    if limits.min_overlap is not None and texts and queries is not None and parent.encoder:
+        share = overlap(best_ids(before, encode_as_before(parent, store, texts)), best_ids(after, queries))
+        gates.append(at_least(f"overlap@{K} of queries", "all", share, limits.min_overlap))
+    if limits.on_drift == "fail":
+        return gates
+    for gate in (gate for gate in gates if not gate.holds):
+        logger.warning("validate: %s is %.4g, expected %s (on_drift: warn)", gate.name, gate.value, gate.expected)
+    return []
+
+
 def measure_drift(before: Side, after: Side) -> Drift | None:
     """How far the vectors of the items have moved that are in both; None where they can't be compared."""
     ranges = plan_ranges(before.collections, after.collections)
@@ -58,12 +108,6 @@ def measure_drift(before: Side, after: Side) -> Drift | None:
 def compare_range(each: Range, before: Side, after: Side) -> RangeDiff:
     with after.fetching() as fetch:
         return diff_range(each, before.dim, after.dim, fetch)
-
-
-def measure_overlap(before: Side, after: Side, queries_before: np.ndarray, queries_after: np.ndarray) -> float:
-    """The mean share of the ten best hits of all collections that both find; queries are float32 (num_queries, dim)."""
-    hits = [best_ids(before, queries_before), best_ids(after, queries_after)]
-    return float(np.mean([len(set(old) & set(new)) / len(new) for old, new in zip(*hits, strict=True)]))
 
 
 def encode_as_before(parent: Release, store: Store, texts: list[str]) -> np.ndarray:

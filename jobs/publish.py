@@ -1,7 +1,6 @@
 """Stage 5: blobs first, each verified in the store, then the release file, created only if absent: the commit point."""
 
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -29,7 +28,7 @@ from .config import Config, fingerprint
 from .encode import local_model
 from .progress import Bar, Progress
 from .validate import query_texts
-from .workspace import Artifact, local_blobs
+from .workspace import Artifact, blob_of, file_blob, local_blobs
 
 logger = logging.getLogger(__name__)
 NUM_RESENDS = 3
@@ -216,15 +215,6 @@ def upload_shard(shard: BuiltShard, store: Store, parent: Release | None, read_b
     blobs = {blob.sha256: blob for _, blob in shard.entry.blobs()}
     with local_blobs(shard.workspace) as fetch:
         return upload_blobs(store, blobs.values(), fetch, parent=parent, read_back=read_back)
-
-
-def blob_of(data: bytes) -> Blob:
-    return Blob(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
-
-
-def file_blob(path: Path) -> Blob:
-    with path.open("rb") as file:
-        return Blob(sha256=hashlib.file_digest(file, "sha256").hexdigest(), size_bytes=path.stat().st_size)
 
 
 NOTHING = UploadCounts(uploaded=0, uploaded_bytes=0, reused=0, reused_bytes=0)

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from indexing.cache import BlobCache, default_cache_folder
 from indexing.errors import ConfigError
+from indexing.metrics import overlap
 from indexing.release.commit import read_release, release_numbers
 from indexing.release.diff import diff_releases
 from indexing.release.lease import hold_lease
@@ -156,12 +157,12 @@ def diff(arguments: argparse.Namespace) -> None:
     progress = Progress(Console(stderr=True))
     with progress.stage("diff", after.num_items, "items") as bar:
         found = diff_releases(before, after, partial(cache.fetch, store), bar.advance)
-    overlap = None
+    share = None
     if arguments.queries:
         queries = sample_queries(read_queries(arguments.queries, None, "--queries"), MAX_DIFF_QUERIES)
-        overlap = measure_overlap(arguments.store, (before.number, after.number), queries)
+        share = measure_overlap(arguments.store, (before.number, after.number), queries)
     if arguments.json:
-        print(json.dumps({**asdict(found), "overlap_at_10": overlap}, indent=1))
+        print(json.dumps({**asdict(found), "overlap_at_10": share}, indent=1))
         return
     table = Table("collection", "new", "changed", "unchanged", "gone", box=None, header_style="bold")
     for name, counts in found.collections.items():
@@ -173,8 +174,8 @@ def diff(arguments: argparse.Namespace) -> None:
         print(f"drift      mean {found.drift.mean:.4f}, 95th percentile {found.drift.percentile_95:.4f} (1 - cosine)")
     else:
         print("drift      the vectors cannot be compared")
-    if overlap is not None:
-        print(f"overlap@10 {overlap:.4f} of the hits are in both")
+    if share is not None:
+        print(f"overlap@10 {share:.4f} of the hits are in both")
 
 
 def measure_overlap(url: str, numbers: tuple[int, int], queries: list[str]) -> float:
@@ -186,7 +187,7 @@ def measure_overlap(url: str, numbers: tuple[int, int], queries: list[str]) -> f
         release = open_release(url, number=number)
         hits.append(release.search(queries, k=min(DIFF_K, release.release.num_items)).item_ids)
         del release  # one in memory at a time
-    return float(np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(*hits, strict=True)]))
+    return overlap(*hits)
 
 
 def rollback(arguments: argparse.Namespace) -> None:

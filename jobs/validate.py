@@ -6,7 +6,6 @@ driver holds the sampled queries and their ten best.
 """
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -24,9 +23,8 @@ from indexing.exact import exact_search, merge_top_k
 from indexing.hnsw import Graph
 from indexing.release.codec import to_plain
 from indexing.release.load_check import check_loads
-from indexing.release.manifest import Collection, Release
+from indexing.release.manifest import Release
 from indexing.release.shard import open_graph, read_live_rows, read_metadata
-from indexing.store import Store, open_store
 from indexing.validation import (
     EF_GRID,
     Gate,
@@ -42,16 +40,15 @@ from indexing.validation import (
     split_halves,
 )
 
-from .attribution import NUM_ITEMS, Near, found_by_graph, merge_near, nearest_texts, precision_loss
+from .attribution import NUM_ITEMS, NUM_NEAR, Near, found_by_graph, merge_near, precision_loss, texts_of
 from .build import BuiltShard, built_shards
 from .config import Config, fingerprint
-from .drift import Side, encode_as_before, measure_drift, measure_overlap
+from .drift import drift_gates, has_drift_limits
 from .encode import local_model
 from .progress import Bar, Progress
 from .source import read_queries, sample_queries
 from .workspace import Artifact, local_blobs
 
-logger = logging.getLogger(__name__)
 FORMAT = 2
 BLOCK_ROWS = 8192
 EXACT = 0
@@ -90,8 +87,8 @@ def validate(
     with progress.stage("validate", 2 * sum(num_items.values())) as bar:
         samples, slices = inspect_shards(config, shards, gates, memory, bar)
         query_sets = {name: {"items": vectors} for name, vectors in samples.items()}
-        if texts is not None:
-            queries = encode_queries(config, texts)
+        queries = encode_queries(config, texts) if texts is not None else None
+        if queries is not None:
             query_sets = {name: {**sets, "queries": queries} for name, sets in query_sets.items()}
         found, near = search_shards(config, shards, query_sets, memory, bar)
     collections = {}
@@ -102,7 +99,7 @@ def validate(
             collections[name]["recall_loss"]["all"]["vector_precision"] = precision_loss(config, near[name])
         gates.append(equal("number of items", name, collections[name]["num_items"], count))
         gates += compare_with_parent(config, name, count, parent)
-    gates += compare_vectors(config, prepared.store, shards, collections, parent, texts)
+    gates += drift_gates(config, shards, collections, parent, texts, queries)
     report = {"collections": collections, "gates": [asdict(gate) for gate in gates]}
     raise_failed_gates(gates, artifact, report)
     artifact.write_marker({"report": report, "peak_memory_bytes": max(memory)})
@@ -209,9 +206,10 @@ def inspect_shard(shard: BuiltShard, num_samples: int) -> dict[str, Any]:
 
 def vector_blocks(graph: Graph) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(labels, float32 (at most BLOCK_ROWS, dim)) over all items."""
-    for start in range(0, len(graph.labels), BLOCK_ROWS):
-        labels = graph.labels[start : start + BLOCK_ROWS]
-        yield labels, graph.vectors(labels)
+    labels = graph.labels
+    for start in range(0, len(labels), BLOCK_ROWS):
+        block = labels[start : start + BLOCK_ROWS]
+        yield block, graph.vectors(block)
 
 
 def search_shards(
@@ -304,24 +302,31 @@ def search_shard(config: Config, shard: BuiltShard, queries: np.ndarray) -> tupl
     """
     with local_blobs(shard.workspace) as fetch:
         graph = open_graph(fetch, shard.dim, shard.entry, str(shard))
+        labels, scores = exact_neighbours(graph, queries)
         near = None
         if not config.vectors.path:
             metadata = read_metadata(fetch, shard.entry, str(shard))
-            near = nearest_texts(config, metadata, vector_blocks(graph), queries[:NUM_ITEMS])
+            near = texts_of(config, metadata, labels[:NUM_ITEMS]), scores[:NUM_ITEMS]
     k = min(K, shard.entry.num_items)
     found = {ef: graph.search(queries, k, ef, num_threads=1) for ef in EF_GRID}
-    exact = None
-    for block_labels, vectors in vector_blocks(graph):
-        rows, scores = exact_search(vectors, queries, k)
-        block = (block_labels[rows], scores)
-        exact = block if exact is None else merge(exact, block)
-    assert exact is not None
+    labels, scores = labels[:, :k], scores[:, :k]
     flags = sum(
-        found_by_graph(found[ef][1], exact[1]).astype(np.int64) << FLAG_BIT + bit for bit, ef in enumerate(EF_GRID)
+        found_by_graph(found[ef][1], scores).astype(np.int64) << FLAG_BIT + bit for bit, ef in enumerate(EF_GRID)
     )
     offset = shard.entry.number << SHARD_BITS
-    found = {ef: (labels + offset, scores) for ef, (labels, scores) in found.items()}
-    return {EXACT: (exact[0] + offset + flags, exact[1]), **found}, near, peak_memory_bytes()
+    found = {ef: (labels_found + offset, scores_found) for ef, (labels_found, scores_found) in found.items()}
+    return {EXACT: (labels + offset + flags, scores), **found}, near, peak_memory_bytes()
+
+
+def exact_neighbours(graph: Graph, queries: np.ndarray) -> Found:
+    """Labels and scores of the `NUM_NEAR` best (or all, where there are fewer) of each query, in one pass."""
+    found = None
+    for block_labels, vectors in vector_blocks(graph):
+        rows, scores = exact_search(vectors, queries, NUM_NEAR)
+        block = block_labels[rows], scores
+        found = block if found is None else merge_top_k(*found, *block, NUM_NEAR)
+    assert found is not None
+    return found
 
 
 def compare_with_parent(config: Config, name: str, num_items: int, parent: Release | None) -> list[Gate]:
@@ -329,44 +334,3 @@ def compare_with_parent(config: Config, name: str, num_items: int, parent: Relea
     if not before:
         return []
     return [at_most("change of row count", name, abs(num_items - before) / before, config.validation.max_row_change)]
-
-
-def has_drift_limits(config: Config) -> bool:
-    return (config.validation.max_drift, config.validation.min_overlap) != (None, None)
-
-
-def compare_vectors(
-    config: Config,
-    workspace: Store,
-    shards: list[BuiltShard],
-    figures: dict[str, Any],
-    parent: Release | None,
-    texts: list[str] | None,
-) -> list[Gate]:
-    """Drift and overlap against the parent release, where a limit is set; with `on_drift: warn` they are only said."""
-    limits, gates, store = config.validation, [], open_store(config.store, config.s3)
-    if parent is None or not has_drift_limits(config):
-        return []
-    built = tuple(
-        Collection(
-            name=name,
-            item_types=(),
-            num_items=of_collection["num_items"],
-            ef_search=of_collection["ef_search"],
-            shards=tuple(shard.entry for shard in shards if shard.collection == name),
-        )
-        for name, of_collection in figures.items()
-    )
-    before = Side(parent.collections, parent.dim, workspace, store)
-    after = Side(built, shards[0].dim, workspace, store)
-    if limits.max_drift is not None and (drift := measure_drift(before, after)):
-        gates.append(at_most("mean drift of vectors", "all", drift.mean, limits.max_drift))
-    if limits.min_overlap is not None and texts and parent.encoder:
-        queries = encode_as_before(parent, store, texts), encode_queries(config, texts)
-        overlap = measure_overlap(before, after, *queries)
-        gates.append(at_least(f"overlap@{K} of queries", "all", overlap, limits.min_overlap))
-    if limits.on_drift == "fail":
-        return gates
-    for gate in (gate for gate in gates if not gate.holds):
-        logger.warning("validate: %s is %.4g, expected %s (on_drift: warn)", gate.name, gate.value, gate.expected)
-    return []

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from indexing.cache import hash_file
 from indexing.errors import ConfigError, DamagedError, ObjectNotFound
-from indexing.release.manifest import Blob
+from indexing.release.manifest import Blob, Fetch
 from indexing.sharding import KeyRange
 from indexing.store import Store
 from indexing.store.local import LocalStore
@@ -106,15 +106,23 @@ def workspace_key(blob: Blob) -> str:
     return f"shards/sha256/{blob.sha256}"
 
 
+def blob_of(data: bytes) -> Blob:
+    return Blob(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+
+def file_blob(path: Path) -> Blob:
+    return Blob(sha256=hash_file(path), size_bytes=path.stat().st_size)
+
+
 def put_blob(store: Store, data: bytes) -> Blob:
-    blob = Blob(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+    blob = blob_of(data)
     if store.head(workspace_key(blob)) is None:
         store.put(workspace_key(blob), data)
     return blob
 
 
 @contextmanager
-def local_blobs(store: Store) -> Iterator[Callable[[Blob], Path]]:
+def local_blobs(store: Store) -> Iterator[Fetch]:
     """A function from a blob of the workspace to a path of this machine that holds it while the block runs.
 
     It raises DamagedError when the bytes are not what was built.

@@ -4,13 +4,13 @@ import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from indexing.errors import ConfigError, DamagedError, ObjectNotFound, PublishConflict, StoreUnavailable
 from indexing.release.manifest import (
     MAX_RELEASE_BYTES,
     RELEASES_PREFIX,
     Blob,
+    Fetch,
     Release,
     blob_key,
     parse_release,
@@ -65,7 +65,7 @@ def read_release(store: Store, number: int | None = None) -> Release:
 def upload_blobs(
     store: Store,
     blobs: Iterable[Blob],
-    fetch: Callable[[Blob], Path],
+    fetch: Fetch,
     on_blob: Callable[[Blob], None] | None = None,
     *,
     parent: Release | None = None,
@@ -133,7 +133,7 @@ def missing_blobs(store: Store, release: Release) -> list[str]:
     return [sha256 for sha256, blob in release.blobs().items() if _find(store, blob) is None]
 
 
-def _ensure_blob(store: Store, blob: Blob, fetch: Callable[[Blob], Path], reuse_from: float, read_back: bool) -> bool:
+def _ensure_blob(store: Store, blob: Blob, fetch: Fetch, reuse_from: float, read_back: bool) -> bool:
     """Whether the blob was sent; one that the store has stamped before `reuse_from` is sent anew."""
     found, key = _find(store, blob), blob_key(blob.sha256)
     if found and found.modified >= reuse_from and _holds(store, blob, read_back):

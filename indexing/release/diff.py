@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexing.release.manifest import Collection, Release
-from indexing.release.shard import Fetch, open_graph, read_live_rows
+from indexing.release.manifest import Collection, Fetch, Release
+from indexing.release.shard import open_graph, read_live_rows
 from indexing.sharding import id_keys, key_range, range_of
 
 DRIFT_STEP = 1e-4

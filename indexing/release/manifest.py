@@ -3,9 +3,9 @@
 import datetime
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NoReturn
 
 from indexing.errors import DamagedError
@@ -26,6 +26,10 @@ class Blob:
     sha256: str
     """64 lower-case hex digits."""
     size_bytes: int
+
+
+Fetch = Callable[[Blob], Path]
+"""From a blob to a file of this machine whose digest has been checked."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,14 +14,11 @@ import pyarrow.parquet as pq
 
 from indexing.errors import DamagedError
 from indexing.hnsw import Graph, load_graph
-from indexing.release.manifest import Blob, Collection, Shard
+from indexing.release.manifest import Collection, Fetch, Shard
+from indexing.validation import NORM_TOLERANCE
 
 ITEMS_SCHEMA = pa.schema({"item_id": pa.string(), "fingerprint": pa.binary(16)})
 TOMBSTONES_SCHEMA = pa.schema({"label": pa.int64()})
-NORM_TOLERANCE = 1e-3
-
-Fetch = Callable[[Blob], Path]
-"""A verified local copy of a blob."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from indexing.cache import download_verified
 from indexing.errors import DamagedError
-from indexing.release.manifest import Blob, Collection, EncoderEntry, Release, Shard
-from indexing.release.shard import Fetch, load_shard, read_live_rows, read_metadata
+from indexing.release.manifest import Blob, Collection, EncoderEntry, Fetch, Release, Shard
+from indexing.release.shard import load_shard, read_live_rows, read_metadata
 from indexing.sharding import id_keys, range_of
 from indexing.store import Store
 

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from support.tiny_encoder import write_tiny_encoder
 
 from indexing.encoder import load_encoder
-from jobs.attribution import found_by_graph, merge_near, nearest_texts, precision_loss
+from indexing.exact import exact_search
+from jobs.attribution import NUM_NEAR, found_by_graph, merge_near, precision_loss, texts_of
 from jobs.config import Config, load_config
 
 TEXTS = [words(np.random.default_rng(number), 4) for number in range(200)]
@@ -29,9 +30,8 @@ def near(config: Config, rows: slice) -> tuple[np.ndarray, np.ndarray]:
     encoder = load_encoder(Path(config.encoder.model), config.encoder.settings())
     vectors = encoder.encode(TEXTS)
     metadata = pa.table({"item_type": ["track"] * len(TEXTS), "title": TEXTS, "creators": [[]] * len(TEXTS)})
-    labels = np.arange(len(TEXTS))[rows]
-    blocks = iter([(labels[:60], vectors[rows][:60]), (labels[60:], vectors[rows][60:])])
-    return nearest_texts(config, metadata, blocks, vectors[:12])
+    found, scores = exact_search(vectors[rows], vectors[:12], NUM_NEAR)
+    return texts_of(config, metadata, np.arange(len(TEXTS))[rows][found]), scores
 
 
 def test_a_true_score_counts_as_found_wherever_it_stands() -> None:

@@ -11,20 +11,10 @@ from support.tiny_release import ReleaseMaker, unit_vectors
 from indexing.cache import BlobCache
 from indexing.release.diff import ItemCounts, ReleaseDiff, diff_releases
 from indexing.release.manifest import Release
-from indexing.store import Store, open_store
+from indexing.store import Store
 
 IDS = [f"item-{number:03}" for number in range(100)]
 VECTORS = unit_vectors(100)
-
-
-@pytest.fixture
-def maker(tmp_path: Path) -> ReleaseMaker:
-    return ReleaseMaker(tmp_path)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(f"file://{tmp_path}/store")
 
 
 def publish(store: Store, folder: Path, ids: list[str], vectors: np.ndarray, num_shards: int = 1) -> Release:

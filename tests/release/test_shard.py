@@ -15,23 +15,13 @@ from indexing.exact import exact_search
 from indexing.release.manifest import Collection, Release, Shard, parse_release, release_to_bytes
 from indexing.release.shard import ITEMS_SCHEMA
 from indexing.release.verify import verify_release
-from indexing.store import Store, open_store
+from indexing.store import Store
 
 IDS = [f"item-{number:03}" for number in range(200)]
 NEW, NEWER = [f"new-{number}" for number in range(12)], ["item-003", "newest"]
 VECTORS, NEW_VECTORS, NEWER_VECTORS = unit_vectors(200), unit_vectors(12, seed=1), unit_vectors(2, seed=2)
 GONE = [3, 7, 150, 201]
 """Labels: item-003 has come back with another vector, new-1 has gone again."""
-
-
-@pytest.fixture
-def maker(tmp_path: Path) -> ReleaseMaker:
-    return ReleaseMaker(tmp_path)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(f"file://{tmp_path}/store")
 
 
 @pytest.fixture

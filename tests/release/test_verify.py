@@ -18,11 +18,6 @@ IDS = [f"item-{i}" for i in range(60)]
 
 
 @pytest.fixture
-def maker(tmp_path: Path) -> ReleaseMaker:
-    return ReleaseMaker(tmp_path)
-
-
-@pytest.fixture
 def target_store(tmp_path: Path) -> Store:
     return open_store(f"file://{tmp_path}/store")
 
