@@ -4,11 +4,6 @@ They read every shard of both releases, so they are measured only where a limit 
 """
 
 import logging
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,40 +13,16 @@ from cluster.fanout import fan_out
 from indexing.cache import BlobCache, default_cache_folder
 from indexing.metrics import overlap
 from indexing.release.diff import Drift, Range, RangeDiff, diff_range, plan_ranges, sum_drift
-from indexing.release.manifest import Blob, Collection, Fetch, Release, Shard
-from indexing.release.shard import open_graph, read_rows
+from indexing.release.manifest import Collection, Release
 from indexing.search import load_release_encoder
 from indexing.store import Store, open_store
 from indexing.validation import Gate, K, at_least, at_most
 
 from .build import BuiltShard
-from .changes import download_into
 from .config import Config
-from .workspace import local_blobs, workspace_key
+from .retrieval import Side, retrieve
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two releases; plain data, so that Ray can ship it."""
-
-    collections: Sequence[Collection]
-    dim: int
-    workspace: Store
-    """Looked into first: what was built tonight or carried on is there alone, or there too."""
-    store: Store
-
-    @contextmanager
-    def fetching(self) -> Iterator[Fetch]:
-        with local_blobs(self.workspace) as fetch_built, tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
-
-            def fetch(blob: Blob) -> Path:
-                if self.workspace.head(workspace_key(blob)) is not None:
-                    return fetch_built(blob)
-                return download_into(Path(folder), self.store, blob)
-
-            yield fetch
 
 
 def has_drift_limits(config: Config) -> bool:
@@ -88,7 +59,7 @@ def drift_gates(
     if limits.max_drift is not None and (drift := measure_drift(before, after)):
         gates.append(at_most("mean drift of vectors", "all", drift.mean, limits.max_drift))
     if limits.min_overlap is not None and texts and queries is not None and parent.encoder:
-        share = overlap(best_ids(before, encode_as_before(parent, store, texts)), best_ids(after, queries))
+        share = overlap(retrieve(before, encode_as_before(parent, store, texts), K)[0], retrieve(after, queries, K)[0])
         gates.append(at_least(f"overlap@{K} of queries", "all", share, limits.min_overlap))
     if limits.on_drift == "fail":
         return gates
@@ -114,27 +85,3 @@ def encode_as_before(parent: Release, store: Store, texts: list[str]) -> np.ndar
     """float32 (num_texts, dim) by the parent's own encoder."""
     assert parent.encoder is not None
     return load_release_encoder(store, BlobCache(default_cache_folder()), parent.encoder).encode(texts, kind="query")
-
-
-def best_ids(side: Side, queries: np.ndarray) -> np.ndarray:
-    """str objects (num_queries, at most K), best first."""
-    shards = [(shard, collection.ef_search) for collection in side.collections for shard in collection.shards]
-    reference = ray.put(queries)
-    ids, scores = np.empty((len(queries), 0), object), np.empty((len(queries), 0), np.float32)
-    for _, (more_ids, more_scores) in fan_out(
-        lambda task: search_ids.remote(side, *task, reference), shards, what="overlap"
-    ):
-        ids, scores = np.concatenate([ids, more_ids], axis=1), np.concatenate([scores, more_scores], axis=1)
-        order = np.lexsort((ids.astype(str), -scores), axis=1)[:, :K]
-        ids, scores = np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    return ids
-
-
-@ray.remote
-def search_ids(side: Side, shard: Shard, ef: int, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, scores), each (num_queries, at most K), of one shard."""
-    where = f"shard {shard.number}"
-    with side.fetching() as fetch:
-        graph, rows = open_graph(fetch, side.dim, shard, where), read_rows(fetch, shard, where)
-    labels, scores = graph.search(queries, min(K, shard.num_items), ef, num_threads=1)
-    return rows["item_id"].take(labels.ravel()).to_numpy().reshape(labels.shape), scores

@@ -217,12 +217,12 @@ class ChunkEncoder:
         missing = without_known(rows, known)
         counts = {"num_rows": rows.num_rows, "num_encoded": 0, "num_tokens": 0, "num_truncated": 0}
         if missing.num_rows:
-            vectors, counts_new = self._vectors(missing, known)
+            vectors, counts_new = self._vectors(missing, known, keys)
             counts |= counts_new
             write_chunk(settings.vectors, chunk, settings.num_chunks, missing, vectors)
         return {**counts, "peak_memory_bytes": peak_memory_bytes()}
 
-    def _vectors(self, missing: pa.Table, known: pa.Table) -> tuple[np.ndarray, dict[str, int]]:
+    def _vectors(self, missing: pa.Table, known: pa.Table, keys: KeyRange) -> tuple[np.ndarray, dict[str, int]]:
         """float16 (num_missing, dim): from a known row of the same fingerprint, else encoded, each text once."""
         distinct = missing["fingerprint"].combine_chunks().dictionary_encode()
         first_rows = np.unique(distinct.indices.to_numpy(), return_index=True)[1]
@@ -233,6 +233,7 @@ class ChunkEncoder:
         vectors[is_new] = self.encoder.encode(texts)
         stats = self.encoder.stats
         if len(texts) < len(first_rows):
+            known = read_known(self.settings.vectors.store, self.settings.known_chunks, keys, [VECTOR])
             vectors[~is_new] = vectors_of(known.take(found.drop_null()))
         return vectors[distinct.indices.to_numpy()], {
             "num_encoded": len(texts),
@@ -241,9 +242,11 @@ class ChunkEncoder:
         }
 
 
-def read_known(store: Store, chunks: Sequence[str], keys: KeyRange) -> pa.Table:
+def read_known(
+    store: Store, chunks: Sequence[str], keys: KeyRange, columns: Sequence[str] = ("item_id", "fingerprint")
+) -> pa.Table:
     """What earlier runs, which may have cut the space otherwise, hold of the range (and perhaps of its neighbours)."""
-    tables = [read_chunk(store, key) for key in chunks if overlaps(key.rpartition("/")[2], keys)]
+    tables = [read_chunk(store, key, columns) for key in chunks if overlaps(key.rpartition("/")[2], keys)]
     empty = pa.table({"item_id": pa.array([], pa.string()), "fingerprint": pa.array([], FINGERPRINT_TYPE)})
     return pa.concat_tables(tables) if tables else empty
 
@@ -257,9 +260,9 @@ def overlaps(name: str, keys: KeyRange) -> bool:
     return other.low <= keys.high and keys.low <= other.high
 
 
-def read_chunk(store: Store, key: str) -> pa.Table:
+def read_chunk(store: Store, key: str, columns: Sequence[str]) -> pa.Table:
     with store.open(key) as file:
-        return pq.read_table(pa.PythonFile(file, mode="r"), columns=["item_id", "fingerprint", VECTOR])
+        return pq.read_table(pa.PythonFile(file, mode="r"), columns=list(columns))
 
 
 def without_known(rows: pa.Table, known: pa.Table) -> pa.Table:

@@ -7,7 +7,7 @@ driver holds the sampled queries and their ten best.
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,8 +19,7 @@ import ray
 from cluster.fanout import fan_out, peak_memory_bytes
 from indexing.encoder import load_encoder
 from indexing.errors import ValidationFailed
-from indexing.exact import exact_search, merge_top_k
-from indexing.hnsw import Graph
+from indexing.exact import merge_top_k
 from indexing.release.codec import to_plain
 from indexing.release.load_check import check_loads
 from indexing.release.manifest import Release
@@ -46,22 +45,21 @@ from .config import Config, fingerprint
 from .drift import drift_gates, has_drift_limits
 from .encode import local_model
 from .progress import Bar, Progress
+from .retrieval import Found, search_exactly, vector_blocks
 from .source import read_queries, sample_queries
 from .workspace import Artifact, local_blobs
 
-FORMAT = 2
-BLOCK_ROWS = 8192
+FORMAT = 3
 EXACT = 0
 """Stands among the ef values for exact search."""
 TRAITS = {"item_type": pa.string(), "language": pa.string(), "popularity": pa.float64()}
 """Columns by which recall is reported apart."""
 SHARD_BITS = 32
 """A label of a collection is shard number << 32 | label of the shard."""
+FIRST_EFS = tuple(ef for ef in EF_GRID if ef <= 64)
+"""Tried first: most catalogues need no more, and the larger ones would take 6/7 of the time."""
 FLAG_BIT = 51
 """From this bit on a true neighbour's label tells which values of `EF_GRID` have found it in its shard."""
-
-Found = tuple[np.ndarray, np.ndarray]
-"""Labels int64 and scores float32, each (num_queries, at most K), best first."""
 
 
 class GatesFailed(ValidationFailed):
@@ -90,7 +88,11 @@ def validate(
         queries = encode_queries(config, texts) if texts is not None else None
         if queries is not None:
             query_sets = {name: {**sets, "queries": queries} for name, sets in query_sets.items()}
-        found, near = search_shards(config, shards, query_sets, memory, bar)
+        found, near = search_shards(config, shards, query_sets, FIRST_EFS, memory, bar)
+        unmet = {name: sets for name, sets in query_sets.items() if pick_ef(config, sets, *found[name]) is None}
+        if unmet:
+            again = [shard for shard in shards if shard.collection in unmet]
+            found |= search_shards(config, again, unmet, EF_GRID, memory, bar)[0]
     collections = {}
     for name, count in num_items.items():
         collections[name] = choose(config, name, query_sets[name], slices[name], *found[name], gates)
@@ -204,18 +206,11 @@ def inspect_shard(shard: BuiltShard, num_samples: int) -> dict[str, Any]:
     }
 
 
-def vector_blocks(graph: Graph) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(labels, float32 (at most BLOCK_ROWS, dim)) over all items."""
-    labels = graph.labels
-    for start in range(0, len(labels), BLOCK_ROWS):
-        block = labels[start : start + BLOCK_ROWS]
-        yield block, graph.vectors(block)
-
-
 def search_shards(
     config: Config,
     shards: list[BuiltShard],
     query_sets: dict[str, dict[str, np.ndarray]],
+    efs: Sequence[int],
     memory: list[int],
     bar: Bar,
 ) -> tuple[dict[str, tuple[dict[int, Found], dict[str, dict[int, float]]]], dict[str, Near]]:
@@ -227,12 +222,12 @@ def search_shards(
     recalls: dict[str, dict[str, dict[int, float]]] = {name: {} for name in query_sets}
     nearest: dict[str, Near] = {}
     for shard, (found, near, peak) in fan_out(
-        lambda shard: search_shard.remote(config, shard, queries[shard.collection]), shards, what="validate"
+        lambda shard: search_shard.remote(config, shard, queries[shard.collection], efs), shards, what="validate"
     ):
         bar.advance(shard.entry.num_items)
         memory.append(peak)
         name, truth = shard.collection, found[EXACT][1]
-        recalls[name][str(shard)] = {ef: float(recall_by_score(found[ef][1], truth).mean()) for ef in EF_GRID}
+        recalls[name][str(shard)] = {ef: float(recall_by_score(found[ef][1], truth).mean()) for ef in efs}
         merged[name] = {ef: merge(merged[name][ef], found[ef]) for ef in found} if name in merged else found
         if near is not None:
             nearest[name] = merge_near(nearest[name], near) if name in nearest else near
@@ -249,19 +244,10 @@ def choose(
     gates: list[Gate],
 ) -> dict[str, Any]:
     """Chooses ef for a collection; returns the figures at that ef."""
-    bounds = np.cumsum([len(queries) for queries in query_sets.values()])[:-1]
-    flags, truth = merged[EXACT]
-    recalls = {ef: np.split(recall_by_score(merged[ef][1], truth), bounds) for ef in EF_GRID}
-    matches = {ef: own_match(np.split(merged[ef][1], bounds)[0]) for ef in EF_GRID}
+    flags = merged[EXACT][0]
+    recalls, matches = measure_efs(query_sets, merged)
     target, limits = config.index.recall_target, config.validation
-    # Where recall is there already and another gate is not, a larger ef may pass them all.
-    passing = [
-        ef
-        for ef in EF_GRID
-        if matches[ef] >= limits.min_self_match
-        and min(recall[ef] for recall in recall_of_shard.values()) >= limits.min_shard_recall
-    ]
-    ef = choose_ef({ef: recalls[ef] for ef in passing}, target) or EF_GRID[-1]
+    ef = pick_ef(config, query_sets, merged, recall_of_shard) or max(recalls)
     match = matches[ef]
     gates.append(at_least("self-match", name, match, limits.min_self_match))
     figures: dict[str, Any] = {"ef_search": ef, "self_match": match}
@@ -286,6 +272,37 @@ def choose(
     return figures
 
 
+def pick_ef(
+    config: Config,
+    query_sets: dict[str, np.ndarray],
+    merged: dict[int, Found],
+    recall_of_shard: dict[str, dict[int, float]],
+) -> int | None:
+    """The smallest of the ef that were tried with which every gate holds: where recall is there already and another
+    gate is not, a larger one may pass them all.
+    """
+    recalls, matches = measure_efs(query_sets, merged)
+    limits = config.validation
+    passing = {
+        ef: values
+        for ef, values in recalls.items()
+        if matches[ef] >= limits.min_self_match
+        and min(recall[ef] for recall in recall_of_shard.values()) >= limits.min_shard_recall
+    }
+    return choose_ef(passing, config.index.recall_target)
+
+
+def measure_efs(
+    query_sets: dict[str, np.ndarray], merged: dict[int, Found]
+) -> tuple[dict[int, list[np.ndarray]], dict[int, float]]:
+    """By ef: recall@10 of each query of each set, and the self-match of the items, which are the first set."""
+    bounds = np.cumsum([len(queries) for queries in query_sets.values()])[:-1]
+    truth = merged[EXACT][1]
+    efs = [ef for ef in merged if ef != EXACT]
+    recalls = {ef: np.split(recall_by_score(merged[ef][1], truth), bounds) for ef in efs}
+    return recalls, {ef: own_match(np.split(merged[ef][1], bounds)[0]) for ef in efs}
+
+
 def own_match(scores: np.ndarray) -> float:
     """`self_match` of items' own vectors, which score 1 with themselves."""
     return self_match(scores, np.ones(len(scores), np.float32))
@@ -296,37 +313,26 @@ def merge(one: Found, other: Found) -> Found:
 
 
 @ray.remote
-def search_shard(config: Config, shard: BuiltShard, queries: np.ndarray) -> tuple[dict[int, Found], Near | None, int]:
+def search_shard(
+    config: Config, shard: BuiltShard, queries: np.ndarray, efs: Sequence[int]
+) -> tuple[dict[int, Found], Near | None, int]:
     """(labels, scores), each (num_queries, at most K), exact under EXACT, by the graph under each ef; the texts nearest
     to a few of the queries; peak memory. Labels of the exact ones tell in their upper bits which ef have found them.
     """
     with local_blobs(shard.workspace) as fetch:
         graph = open_graph(fetch, shard.dim, shard.entry, str(shard))
-        labels, scores = exact_neighbours(graph, queries)
+        labels, scores = search_exactly(graph, queries, NUM_NEAR)
         near = None
         if not config.vectors.path:
             metadata = read_metadata(fetch, shard.entry, str(shard))
             near = texts_of(config, metadata, labels[:NUM_ITEMS]), scores[:NUM_ITEMS]
     k = min(K, shard.entry.num_items)
-    found = {ef: graph.search(queries, k, ef, num_threads=1) for ef in EF_GRID}
+    found = {ef: graph.search(queries, k, ef, num_threads=1) for ef in efs}
     labels, scores = labels[:, :k], scores[:, :k]
-    flags = sum(
-        found_by_graph(found[ef][1], scores).astype(np.int64) << FLAG_BIT + bit for bit, ef in enumerate(EF_GRID)
-    )
+    flags = sum(found_by_graph(found[ef][1], scores).astype(np.int64) << FLAG_BIT + EF_GRID.index(ef) for ef in efs)
     offset = shard.entry.number << SHARD_BITS
     found = {ef: (labels_found + offset, scores_found) for ef, (labels_found, scores_found) in found.items()}
     return {EXACT: (labels + offset + flags, scores), **found}, near, peak_memory_bytes()
-
-
-def exact_neighbours(graph: Graph, queries: np.ndarray) -> Found:
-    """Labels and scores of the `NUM_NEAR` best (or all, where there are fewer) of each query, in one pass."""
-    found = None
-    for block_labels, vectors in vector_blocks(graph):
-        rows, scores = exact_search(vectors, queries, NUM_NEAR)
-        block = block_labels[rows], scores
-        found = block if found is None else merge_top_k(*found, *block, NUM_NEAR)
-    assert found is not None
-    return found
 
 
 def compare_with_parent(config: Config, name: str, num_items: int, parent: Release | None) -> list[Gate]:

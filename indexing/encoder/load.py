@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,25 +36,41 @@ HARMLESS_UNEXPECTED = re.compile(r"(^|\.)(pooler\.|position_ids$)|^(cls|lm_head|
 ENCODER_OF_PAIR = ("t5", "mt5", "umt5")
 
 
-def load(path: Path, settings: EncoderSettings, *, num_threads: int | None) -> Encoder:
-    """See `indexing.encoder.load_encoder`."""
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a folder holds, loaded: text to tokens, tokens to token vectors, those to text vectors."""
+
+    layout: Layout
+    tokens: Tokens
+    model: "PreTrainedModel"
+    head: Head
+
+
+def load_parts(path: Path, settings: EncoderSettings, dtype: torch.dtype, device: torch.device) -> Parts:
+    """Raises ConfigError naming what is missing or unsupported."""
     layout = read_layout(path)
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
-    device = pick_device(settings.device)
-    dtype = pick_dtype(settings.dtype, device)
     with _quiet_transformers():
         config = _load_config(layout)
         tokenizer = _load_tokenizer(layout)
         model = _load_model(layout, config, dtype, device)
-    head = Head(layout, config.hidden_size, settings.dim)
+    head = Head(layout, config.hidden_size, settings.dim).to(device).eval()
+    tokens = Tokens(tokenizer, _max_tokens(layout, config, tokenizer, settings.max_tokens))
+    return Parts(layout=layout, tokens=tokens, model=model, head=head)
+
+
+def load(path: Path, settings: EncoderSettings, *, num_threads: int | None) -> Encoder:
+    """See `indexing.encoder.load_encoder`."""
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    device = pick_device(settings.device)
+    parts = load_parts(path, settings, pick_dtype(settings.dtype, device), device)
     batch_tokens = settings.batch_tokens or default_batch_tokens(device)
     return Encoder(
-        backbone=PackedBert(model, batch_tokens) if can_pack(model) else PaddedBackbone(model),
-        head=head.to(device).eval(),
-        tokens=Tokens(tokenizer, _max_tokens(layout, config, tokenizer, settings.max_tokens)),
-        prompts=layout.prompts,
-        include_prompt=layout.include_prompt,
+        backbone=PackedBert(parts.model, batch_tokens) if can_pack(parts.model) else PaddedBackbone(parts.model),
+        head=parts.head,
+        tokens=parts.tokens,
+        prompts=parts.layout.prompts,
+        include_prompt=parts.layout.include_prompt,
         batch_tokens=batch_tokens,
         num_threads=torch.get_num_threads(),
     )
