@@ -7,7 +7,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check faults bench bench-nights bench-scale clean
+.PHONY: help demo test check faults bench bench-nights bench-scale bench-train clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ bench-nights: .venv/.installed-bench ## what ten nights of small changes cost; w
 bench-scale: .venv/.installed-bench ## synthetic vectors, to a million rows; writes build/scale.json (half an hour)
 	@mkdir -p build
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_scale.py --out build/scale.json
+
+bench-train: .venv/.installed-bench ## training against its peer, and cross-validated; writes build/train.json (two hours)
+	@mkdir -p build
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_train.py --out build/train.json
 
 clean: ## delete build/ and the caches; .venv stays
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -64,6 +64,8 @@ def make_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, text in STAGES.items():
         add_stage(subparsers, name, text)
+    add_train(subparsers)
+    add_evaluate(subparsers)
     add_search(subparsers)
     add_releases(subparsers)
     add_verify(subparsers)
@@ -91,10 +93,7 @@ EXIT_CODES = """exit codes: 0 done, 2 wrong configuration or arguments, 3 bad in
 
 def add_stage(subparsers: Subparsers, name: str, text: str) -> None:
     parser = add_command(subparsers, name, text, epilog=EXIT_CODES)
-    parser.add_argument("-c", "--config", required=True, metavar="FILE", help="YAML, such as configs/demo.yaml")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="laid over the file: index.M=24 encoder.device=cpu"
-    )
+    add_config(parser)
     if name == "plan":
         parser.set_defaults(act=commands.plan)
         return
@@ -102,6 +101,30 @@ def add_stage(subparsers: Subparsers, name: str, text: str) -> None:
         "--dry-run", action="store_true", help="print the resolved configuration and the plan, then stop"
     )
     parser.set_defaults(act=commands.run, stage=name)
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", "--config", required=True, metavar="FILE", help="YAML, such as configs/demo.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="laid over the file: index.M=24 encoder.device=cpu"
+    )
+
+
+def add_train(subparsers: Subparsers) -> None:
+    text = "fine-tune the encoder on search logs; accept it where it is better on queries that training has not seen"
+    parser = add_command(subparsers, "train", text, epilog=EXIT_CODES)
+    add_config(parser)
+    parser.set_defaults(act=commands.train)
+
+
+def add_evaluate(subparsers: Subparsers) -> None:
+    text = "measure encoder.model on search logs or a BEIR data set: full retrieval, exact and through HNSW, and BM25"
+    parser = add_command(subparsers, "evaluate", text, epilog=EXIT_CODES)
+    add_config(parser)
+    parser.add_argument("--beir", metavar="FOLDER", help="with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv")
+    parser.add_argument("--split", default="test", metavar="SPLIT", help="of the data set (default test)")
+    parser.add_argument("--out", metavar="JSON", help="write the report to this file, too")
+    parser.set_defaults(act=commands.evaluate)
 
 
 def add_search(subparsers: Subparsers) -> None:

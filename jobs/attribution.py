@@ -5,6 +5,7 @@ items, their nearest ones are encoded anew in float32 and full dimension, and ra
 """
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,9 @@ from indexing.validation import SCORE_TOLERANCE, K, recall_by_score
 
 from .config import Config
 from .encode import local_model
+
+if TYPE_CHECKING:
+    from indexing.encoder.encoder import Encoder
 
 NUM_ITEMS, NUM_NEAR = 12, 2 * K
 
@@ -41,11 +45,29 @@ def merge_near(one: Near, other: Near) -> Near:
     return np.take_along_axis(texts, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
-def precision_loss(config: Config, near: Near) -> float:
-    """The share of the ten nearest that are others when the vectors are float32 and have all their dimensions."""
+def load_reference(config: Config) -> "Encoder":
+    """The encoder that will be published, in float32 and with all its dimensions."""
+    return load_encoder(local_model(config), replace(config.encoder.settings(), dtype="float32", dim=None))
+
+
+def encode_again(reference: "Encoder", near: Near) -> np.ndarray:
+    """float32 (NUM_ITEMS, at most NUM_NEAR, full dim), unit norm: the near texts by `load_reference`'s encoder."""
     texts = near[0]
-    encoder = load_encoder(local_model(config), replace(config.encoder.settings(), dtype="float32", dim=None))
-    vectors = encoder.encode(texts.ravel().tolist()).reshape(*texts.shape, -1)
+    return reference.encode(texts.ravel().tolist()).reshape(*texts.shape, -1)
+
+
+def precision_loss(near: Near, vectors: np.ndarray) -> float:
+    """The share of the ten nearest that are others by `vectors` (see `encode_again`)."""
     scores = np.einsum("nkd,nd->nk", vectors, vectors[:, 0])  # the nearest item is the item itself
     kept, truth = (-np.sort(-part, axis=1)[:, :K] for part in (scores[:, :K], scores))
     return float(1 - recall_by_score(kept, truth).mean())
+
+
+def worst_skew(stored: np.ndarray, vectors: np.ndarray) -> float:
+    """The least cosine of items' stored vectors, float32 (NUM_ITEMS, dim), with what the encoder makes of their texts.
+
+    Far below 1, queries would be encoded by another encoder than the items were.
+    """
+    again = vectors[: len(stored), 0, : stored.shape[1]]
+    cosines = np.einsum("nd,nd->n", stored, again) / np.linalg.norm(again, axis=1)
+    return float(cosines.min())

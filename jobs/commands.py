@@ -1,7 +1,9 @@
-"""The commands that make releases: nightly, its stages, and plan."""
+"""The commands that make releases and encoders: nightly, its stages, plan, train, evaluate."""
 
 import argparse
 import importlib.util
+import json
+from pathlib import Path
 
 from rich.console import Console
 
@@ -48,3 +50,40 @@ def plan(arguments: argparse.Namespace) -> None:
 
     config = load_config(arguments.config, arguments.overrides)
     print_plan(make_plan(config), Console())
+
+
+def train(arguments: argparse.Namespace) -> None:
+    require_training()
+    from .training.report import print_report
+    from .training.run import require_accepted, run_training
+
+    config, console = load_config(arguments.config, arguments.overrides), Console()
+    trained = run_training(config, Progress(console))
+    print_report(console, trained.report, config.evaluation)
+    curve = trained.artifact.store.describe(trained.artifact.key("curve.svg"))
+    console.print(f"loss curve: {curve}", markup=False, soft_wrap=True)
+    require_accepted(trained.reasons, trained.artifact)
+    assert trained.accepted is not None
+    console.print(f"accepted as encoder {trained.accepted.number} of {config.store}", markup=False, soft_wrap=True)
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    require_training()
+    from .training.report import print_report
+    from .training.run import run_evaluation, with_beir
+
+    config, console = load_config(arguments.config, arguments.overrides), Console()
+    if arguments.beir:
+        config = with_beir(config, Path(arguments.beir), arguments.split)
+    report = run_evaluation(config, Progress(console))
+    print_report(console, report, config.evaluation)
+    if arguments.out:
+        Path(arguments.out).write_text(json.dumps(report, sort_keys=True, indent=1) + "\n")
+
+
+def require_training() -> None:
+    """Raises ConfigError where what measures and draws is not installed."""
+    require_ray()
+    for module in ("bm25s", "ir_measures", "matplotlib"):
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(f"this command needs {module}, which is not installed: pip install 'nightcrate[train]'")

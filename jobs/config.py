@@ -18,6 +18,8 @@ from indexing.errors import ConfigError
 from indexing.hnsw import IndexParams
 from indexing.store import S3Settings
 
+from .training.settings import EvaluationConfig, TrainingConfig
+
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionConfig:
@@ -166,6 +168,8 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
     ray: RayConfig = field(default_factory=RayConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -201,19 +205,16 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def _unknown_key(key: str) -> str:
-    parent, _, name = key.rpartition(".")
-    known: list[str] = [item.name for item in dataclasses.fields(Config)]
-    for part in filter(None, parent.split(".")):
-        known = _fields_of(part)
+    *sections, name = key.split(".")
+    kind: Any = Config
+    for section in sections:
+        # The only keys that are no fields are the names of collections.
+        kind = {item.name: item.type for item in dataclasses.fields(kind)}.get(section, CollectionConfig)
+        kind = kind if dataclasses.is_dataclass(kind) else CollectionConfig
+    known = [item.name for item in dataclasses.fields(kind)]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
     return f"unknown key {key}; {hint}"
-
-
-def _fields_of(section: str) -> list[str]:
-    kinds = {item.name: item.type for item in dataclasses.fields(Config)}
-    kind = kinds.get(section, CollectionConfig)
-    return [item.name for item in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
 
 
 def _check(config: Config) -> None:

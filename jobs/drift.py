@@ -13,14 +13,14 @@ from cluster.fanout import fan_out
 from indexing.cache import BlobCache, default_cache_folder
 from indexing.metrics import overlap
 from indexing.release.diff import Drift, Range, RangeDiff, diff_range, plan_ranges, sum_drift
-from indexing.release.manifest import Collection, Release
+from indexing.release.manifest import Release
 from indexing.search import load_release_encoder
 from indexing.store import Store, open_store
 from indexing.validation import Gate, K, at_least, at_most
 
 from .build import BuiltShard
 from .config import Config
-from .retrieval import Side, retrieve
+from .retrieval import Side, retrieve, side_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,18 +44,8 @@ def drift_gates(
     limits, gates, store = config.validation, [], open_store(config.store, config.s3)
     if parent is None or not has_drift_limits(config):
         return []
-    built = tuple(
-        Collection(
-            name=name,
-            item_types=(),
-            num_items=of_collection["num_items"],
-            ef_search=of_collection["ef_search"],
-            shards=tuple(shard.entry for shard in shards if shard.collection == name),
-        )
-        for name, of_collection in figures.items()
-    )
     before = Side(parent.collections, parent.dim, shards[0].workspace, store)
-    after = Side(built, shards[0].dim, shards[0].workspace, store)
+    after = side_of(shards, figures, store)
     if limits.max_drift is not None and (drift := measure_drift(before, after)):
         gates.append(at_most("mean drift of vectors", "all", drift.mean, limits.max_drift))
     if limits.min_overlap is not None and texts and queries is not None and parent.encoder:

@@ -22,6 +22,7 @@ from .prepare import part_settings, prepare
 from .progress import Progress
 from .publish import Published, find_published, publish
 from .source import scan_source
+from .training.registry import pin_encoder
 from .validate import GatesFailed, validate
 from .workspace import Artifact
 
@@ -46,6 +47,7 @@ def run(config: Config, last_stage: str, progress: Progress) -> Outcome:
 
     Raises what the stages raise; nothing is published unless every stage before has ended well.
     """
+    config = pin_encoder(config)
     encoder = check_inputs(config)
     if last_stage != "publish":
         with ray_session(config.ray.address):

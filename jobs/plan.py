@@ -40,6 +40,7 @@ from .encode import (
 from .nightly import current_release, read_rates
 from .prepare import ROWS_PER_DUPLICATE_CHECK, PartSettings, check_part, part_settings
 from .source import Part, Source, scan_source
+from .training.registry import pin_encoder
 from .vectors import VECTOR, column_vectors, read_npy_dim
 
 DEFAULT_RATES = {"encode": 400.0, "build": 2_100.0}
@@ -75,6 +76,7 @@ class Plan:
 
 def make_plan(config: Config) -> Plan:
     """Raises what nightly would raise for the same configuration and catalogue, but for the quarantine's limit."""
+    config = pin_encoder(config)
     parent, workspace = current_release(config), open_store(config.workspace, config.s3)
     encoder = identify_encoder(config)
     source = scan_source(config)

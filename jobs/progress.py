@@ -18,7 +18,8 @@ LOG_EVERY_S = 5.0
 
 
 class Bar(Protocol):
-    def advance(self, amount: int) -> None: ...
+    def advance(self, amount: int, note: str = "") -> None:
+        """`note` says how it stands, such as the loss of a training; the last one is shown."""
 
 
 class _Done(ProgressColumn):
@@ -29,7 +30,8 @@ class _Done(ProgressColumn):
         if task.fields["unit"] == "bytes":
             rate = f"{speed / 1e6:,.0f} MB/s" if speed else ""
             return Text(f"{task.completed / 1e6:,.1f} of {(task.total or 0) / 1e6:,.1f} MB  {rate}")
-        return Text(f"{task.completed:,.0f} of {task.total or 0:,.0f}  " + (f"{speed:,.0f} rows/s" if speed else ""))
+        rate = f"{speed:,.0f} {task.fields['unit']}/s" if speed else ""
+        return Text(f"{task.completed:,.0f} of {task.total or 0:,.0f}  {rate}  {task.fields['note']}")
 
 
 class _LogBar:
@@ -37,14 +39,15 @@ class _LogBar:
         self.stage, self.total, self.done = stage, total, 0
         self.started = self.logged = time.monotonic()
 
-    def advance(self, amount: int) -> None:
+    def advance(self, amount: int, note: str = "") -> None:
         self.done += amount
         now = time.monotonic()
         if now - self.logged >= LOG_EVERY_S:
             self.logged = now
             rate = self.done / (now - self.started)
             left_s = (self.total - self.done) / rate if rate else 0
-            logger.info("%s: %s of %s, %.0f/s, %.0f s left", self.stage, self.done, self.total, rate, left_s)
+            figures = f"{self.done} of {self.total}, {rate:.0f}/s, {left_s:.0f} s left"
+            logger.info("%s: %s", self.stage, f"{figures}, {note}" if note else figures)
 
 
 class Progress:
@@ -85,7 +88,7 @@ class Progress:
 class _RichBar:
     def __init__(self, bars: RichProgress, name: str, total: int, unit: str) -> None:
         self.bars = bars
-        self.task = bars.add_task(name, total=total, unit=unit)
+        self.task = bars.add_task(name, total=total, unit=unit, note="")
 
-    def advance(self, amount: int) -> None:
-        self.bars.advance(self.task, amount)
+    def advance(self, amount: int, note: str = "") -> None:
+        self.bars.update(self.task, advance=amount, note=note)

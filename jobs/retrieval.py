@@ -1,10 +1,11 @@
 """Full retrieval through Ray: many queries against every shard of a release, published or just built."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -16,6 +17,7 @@ from indexing.release.manifest import Blob, Collection, Fetch, Shard
 from indexing.release.shard import open_graph, read_rows
 from indexing.store import Store
 
+from .build import BuiltShard
 from .changes import download_into
 from .workspace import local_blobs, workspace_key
 
@@ -45,6 +47,21 @@ class Side:
                 return download_into(Path(folder), self.store, blob)
 
             yield fetch
+
+
+def side_of(shards: Sequence[BuiltShard], figures: Mapping[str, Mapping[str, Any]], store: Store) -> Side:
+    """What was just built, with the `num_items` and `ef_search` of each collection that validation found."""
+    collections = [
+        Collection(
+            name=name,
+            item_types=(),
+            num_items=of_collection["num_items"],
+            ef_search=of_collection["ef_search"],
+            shards=tuple(shard.entry for shard in shards if shard.collection == name),
+        )
+        for name, of_collection in figures.items()
+    ]
+    return Side(tuple(collections), shards[0].dim, shards[0].workspace, store)
 
 
 def retrieve(side: Side, queries: np.ndarray, k: int, *, exact: bool = False) -> Found:
@@ -78,17 +95,9 @@ def search_ids(side: Side, shard: Shard, ef: int, queries: np.ndarray, k: int, e
 def search_exactly(graph: Graph, queries: np.ndarray, k: int) -> Found:
     """Labels and scores of the k best (or all, where there are fewer) of each query, in one pass over the vectors."""
     found = None
-    for block_labels, vectors in vector_blocks(graph):
+    for block_labels, vectors in graph.blocks(BLOCK_ROWS):
         rows, scores = exact_search(vectors, queries, k)
         block = block_labels[rows], scores
         found = block if found is None else merge_top_k(*found, *block, k)
     assert found is not None
     return found
-
-
-def vector_blocks(graph: Graph) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(labels, float32 (at most BLOCK_ROWS, dim)) over all items."""
-    labels = graph.labels
-    for start in range(0, len(labels), BLOCK_ROWS):
-        block = labels[start : start + BLOCK_ROWS]
-        yield block, graph.vectors(block)

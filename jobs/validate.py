@@ -8,6 +8,7 @@ driver holds the sampled queries and their ten best.
 import json
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -23,7 +24,7 @@ from indexing.exact import merge_top_k
 from indexing.release.codec import to_plain
 from indexing.release.load_check import check_loads
 from indexing.release.manifest import Release
-from indexing.release.shard import open_graph, read_live_rows, read_metadata
+from indexing.release.shard import live_vectors, open_graph, read_live_rows, read_metadata
 from indexing.validation import (
     EF_GRID,
     Gate,
@@ -39,19 +40,32 @@ from indexing.validation import (
     split_halves,
 )
 
-from .attribution import NUM_ITEMS, NUM_NEAR, Near, found_by_graph, merge_near, precision_loss, texts_of
+from .attribution import (
+    NUM_ITEMS,
+    NUM_NEAR,
+    Near,
+    encode_again,
+    found_by_graph,
+    load_reference,
+    merge_near,
+    precision_loss,
+    texts_of,
+    worst_skew,
+)
 from .build import BuiltShard, built_shards
 from .config import Config, fingerprint
 from .drift import drift_gates, has_drift_limits
 from .encode import local_model
 from .progress import Bar, Progress
-from .retrieval import Found, search_exactly, vector_blocks
+from .retrieval import Found, search_exactly
 from .source import read_queries, sample_queries
 from .workspace import Artifact, local_blobs
 
-FORMAT = 3
+FORMAT = 4
 EXACT = 0
 """Stands among the ef values for exact search."""
+MIN_SKEW_COSINE = 0.98
+"""bfloat16 keeps 0.999; another encoder, prompt or template does not come near."""
 TRAITS = {"item_type": pa.string(), "language": pa.string(), "popularity": pa.float64()}
 """Columns by which recall is reported apart."""
 SHARD_BITS = 32
@@ -82,7 +96,10 @@ def validate(
     shards = built_shards(built)
     gates: list[Gate] = []
     memory: list[int] = []
-    with progress.stage("validate", 2 * sum(num_items.values())) as bar:
+    with ThreadPoolExecutor(1) as pool, progress.stage("validate", 2 * sum(num_items.values())) as bar:
+        loading = (
+            pool.submit(load_reference, config) if not config.vectors.path else None
+        )  # beside what Ray's workers do
         samples, slices = inspect_shards(config, shards, gates, memory, bar)
         query_sets = {name: {"items": vectors} for name, vectors in samples.items()}
         queries = encode_queries(config, texts) if texts is not None else None
@@ -97,8 +114,11 @@ def validate(
     for name, count in num_items.items():
         collections[name] = choose(config, name, query_sets[name], slices[name], *found[name], gates)
         collections[name]["num_items"] = sum(shard.entry.num_items for shard in shards if shard.collection == name)
-        if name in near:
-            collections[name]["recall_loss"]["all"]["vector_precision"] = precision_loss(config, near[name])
+        if loading is not None:
+            encoded = encode_again(loading.result(), near[name])
+            collections[name]["recall_loss"]["all"]["vector_precision"] = precision_loss(near[name], encoded)
+            skew = worst_skew(samples[name][:NUM_ITEMS], encoded)
+            gates.append(at_least("cosine of stored vectors with the encoder's own", name, skew, MIN_SKEW_COSINE))
         gates.append(equal("number of items", name, collections[name]["num_items"], count))
         gates += compare_with_parent(config, name, count, parent)
     gates += drift_gates(config, shards, collections, parent, texts, queries)
@@ -190,18 +210,21 @@ def inspect_shard(shard: BuiltShard, num_samples: int) -> dict[str, Any]:
         num_ids = pc.count_distinct(read_live_rows(fetch, entry, str(shard))["item_id"]).as_py()
         metadata = read_metadata(fetch, entry, str(shard))
         check_loads(fetch(entry.index), shard.dim, entry.num_base_rows, str(shard))
-        graph = open_graph(fetch, shard.dim, entry, str(shard))
-    bad = np.zeros(2, dtype=np.int64)
-    for _, vectors in vector_blocks(graph):
-        bad += count_bad_vectors(vectors)
-    rows = np.linspace(0, entry.num_items - 1, min(num_samples, entry.num_items)).astype(np.int64)
-    labels = graph.labels[rows]
+        bad, labels, samples = np.zeros(2, dtype=np.int64), [], []
+        rows = np.linspace(0, entry.num_items - 1, min(num_samples, entry.num_items)).astype(np.int64)
+        first = 0
+        for block, vectors in live_vectors(fetch, shard.dim, entry, str(shard)):
+            bad += count_bad_vectors(vectors)
+            wanted = rows[(first <= rows) & (rows < first + len(block))] - first
+            labels.append(block[wanted])
+            samples.append(vectors[wanted])
+            first += len(block)
     return {
         "num_repeated_ids": entry.num_items - num_ids,
         "num_not_finite": int(bad[0]),
         "num_not_unit": int(bad[1]),
-        "samples": graph.vectors(labels),
-        "traits": metadata.select(list(TRAITS)).take(labels).cast(pa.schema(list(TRAITS.items()))),
+        "samples": np.concatenate(samples),
+        "traits": metadata.select(list(TRAITS)).take(np.concatenate(labels)).cast(pa.schema(list(TRAITS.items()))),
         "peak_memory_bytes": peak_memory_bytes(),
     }
 

@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -31,27 +32,35 @@ Part = tuple[np.ndarray, torch.Tensor]
 """Rows (positions in the caller's list) and their vectors, float32 on the device."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tower:
+    """From text to vector, in three steps."""
+
+    tokens: Tokens
+    backbone: Backbone
+    head: Head
+    include_prompt: bool
+    """False: the prompt's tokens are left out of the pooling."""
+
+
 class Encoder:
     """Texts to unit vectors. Made by `load_encoder`; one call of `encode` at a time."""
 
     def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        head: Head,
-        tokens: Tokens,
-        prompts: dict[str, str],
-        include_prompt: bool,
-        batch_tokens: int,
-        num_threads: int,
+        self, *, query: Tower, document: Tower, prompts: dict[str, str], batch_tokens: int, num_threads: int
     ) -> None:
-        self.backbone, self.head, self.tokens = backbone, head, tokens
-        self.dim, self.max_tokens, self.batch_tokens = head.dim, tokens.max_tokens, batch_tokens
+        self.towers = {"query": query, "document": document}
+        backbone = document.backbone
+        self.dim, self.max_tokens, self.batch_tokens = document.head.dim, document.tokens.max_tokens, batch_tokens
         self.device, self.dtype = str(backbone.device), str(backbone.dtype).removeprefix("torch.")
         self.prompts, self.num_threads = prompts, num_threads
         self.stats = EncodeStats()
-        self._on_cpu = backbone.device.type == "cpu"
-        self._num_skipped = {kind: 0 if include_prompt else tokens.count(text) for kind, text in prompts.items()}
+        self._device_type = backbone.device.type
+        self._on_cpu = self._device_type == "cpu"
+        self._num_skipped = {
+            kind: 0 if tower.include_prompt else tower.tokens.count(prompts[kind])
+            for kind, tower in self.towers.items()
+        }
 
     def encode(
         self,
@@ -64,11 +73,12 @@ class Encoder:
         on_batch is told the number of texts of each finished batch. Raises ConfigError when the device cannot hold
         even a single text, DataError when the model gives vectors that are not finite.
         """
-        batches = self.tokens.batches(texts, self.prompts[kind], self.batch_tokens, pin=not self._on_cpu)
+        tower = self.towers[kind]
+        batches = tower.tokens.batches(texts, self.prompts[kind], self.batch_tokens, pin=not self._on_cpu)
         vectors = np.zeros((len(texts), self.dim), np.float32)
         num_tokens = num_truncated = num_splits = 0
         waiting: list[Part] = []
-        for batch, parts in self._run_all(batches, self._num_skipped[kind]):
+        for batch, parts in self._run_all(batches, tower, self._num_skipped[kind]):
             num_tokens += int(batch.lengths.sum())
             num_truncated += batch.num_truncated
             num_splits += len(parts) - 1
@@ -84,16 +94,16 @@ class Encoder:
         )
         return vectors
 
-    def _run_all(self, batches: Iterable[Batch], num_skipped: int) -> Iterable[tuple[Batch, list[Part]]]:
+    def _run_all(self, batches: Iterable[Batch], tower: Tower, num_skipped: int) -> Iterable[tuple[Batch, list[Part]]]:
         """Run batches on the workers, a bounded number ahead; yields in order."""
         num_workers = self.num_threads if self._on_cpu else 1
-        most_queued = num_workers + QUEUED_BATCHES[self.backbone.device.type]
+        most_queued = num_workers + QUEUED_BATCHES[self._device_type]
         threads = 1 if self._on_cpu else self.num_threads
         pool = ThreadPoolExecutor(num_workers, "encode", initializer=torch.set_num_threads, initargs=(threads,))
         queue: deque[tuple[Batch, Future[list[Part]]]] = deque()
         try:
             for batch in batches:
-                queue.append((batch, pool.submit(self._run, batch, num_skipped)))
+                queue.append((batch, pool.submit(self._run, batch, tower, num_skipped)))
                 if len(queue) > most_queued:
                     first, future = queue.popleft()
                     yield first, future.result()
@@ -104,14 +114,14 @@ class Encoder:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(self.num_threads)  # the workers' setting reaches the whole process
 
-    def _run(self, batch: Batch, num_skipped: int) -> list[Part]:
+    def _run(self, batch: Batch, tower: Tower, num_skipped: int) -> list[Part]:
         """The batch's vectors; in more than one part where memory ran out and the batch was split."""
         parts: list[Part] = []
         todo = [batch]
         while todo:
             part = todo.pop()
             try:
-                parts.append((part.rows, self._forward(part, num_skipped)))
+                parts.append((part.rows, _forward(part, tower, num_skipped)))
                 continue
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
@@ -126,12 +136,14 @@ class Encoder:
             todo += reversed(part.halves())
         return parts
 
-    @torch.inference_mode()
-    def _forward(self, batch: Batch, num_skipped: int) -> torch.Tensor:
-        """float32 (num_rows, dim), unit norm, on the device."""
-        hidden = self.backbone(batch.input_ids, batch.lengths)
-        vectors: torch.Tensor = self.head(hidden, batch.lengths.to(hidden.device, non_blocking=True), num_skipped)
-        return vectors
+
+@torch.inference_mode()
+def _forward(batch: Batch, tower: Tower, num_skipped: int) -> torch.Tensor:
+    """float32 (num_rows, dim), unit norm, on the device."""
+    hidden = tower.backbone(batch.input_ids, batch.lengths)
+    lengths = batch.lengths.to(hidden.device, non_blocking=True)
+    vectors: torch.Tensor = tower.head(hidden, lengths, num_skipped)
+    return vectors
 
 
 def _copy_back(waiting: list[Part], vectors: np.ndarray) -> None:

@@ -5,7 +5,7 @@ implemented here is refused by name; nothing is guessed. Format: https://sbert.n
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +19,7 @@ TRANSFORMER_CONFIGS = tuple(
 TOKENIZERS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
 TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+ROUTER_CONFIG = "router_config.json"
 # Keys of the Transformer module that say how it was loaded, not what it computes.
 HARMLESS_ARGUMENTS = {"torch_dtype", "dtype", "attn_implementation", "trust_remote_code"}
 
@@ -36,6 +37,8 @@ class DenseLayout:
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     root: Path
+    modules: tuple[tuple[str, str], ...]
+    """Class name and folder of each module, in order; of a plain transformers folder its only one."""
     transformer: str
     """Folder of the transformer, relative to root; '' is root itself."""
     pooling: str
@@ -51,6 +54,8 @@ class Layout:
     truncate_dim: int | None
     files: tuple[str, ...]
     """Relative POSIX names of all files that make the encoder, sorted."""
+    query: "Layout | None" = None
+    """The tower for queries where it is another one (sentence-transformers' Router); this is the documents' then."""
 
 
 def read_layout(root: Path) -> Layout:
@@ -66,10 +71,17 @@ def read_layout(root: Path) -> Layout:
 
 
 def _read_layout(root: Path) -> Layout:
-    modules = _read_modules(root)
     model_config = _read_json(root / "config_sentence_transformers.json", missing={})
     if model_config.get("model_type", "SentenceTransformer") != "SentenceTransformer":
         raise ConfigError(f"expected a dense model in {root}, got model_type {model_config['model_type']!r}")
+    routes = _read_routes(root)
+    if routes is None:
+        return _read_tower(root, _read_modules(root), model_config)
+    query, document = (_read_tower(root, routes[kind], model_config) for kind in ("query", "document"))
+    return replace(document, query=query, files=tuple(sorted({*query.files, *document.files, ROUTER_CONFIG})))
+
+
+def _read_tower(root: Path, modules: list[tuple[str, str]], model_config: dict[str, Any]) -> Layout:
     transformer = modules[0][1]
     settings = _read_transformer_settings(root / transformer, is_plain=len(modules) == 1)
     pooling = _read_pooling(root, modules[1][1]) if len(modules) > 1 else _default_pooling(root)
@@ -79,6 +91,7 @@ def _read_layout(root: Path) -> Layout:
         files.update(_join(folder, name) for name in _head_files(root / folder, kind))
     return Layout(
         root=root,
+        modules=tuple(modules),
         transformer=transformer,
         pooling=pooling[0],
         include_prompt=pooling[1],
@@ -120,15 +133,41 @@ def _read_modules(root: Path) -> list[tuple[str, str]]:
     path = root / "modules.json"
     if not path.is_file():
         return [("Transformer", "")]
-    entries = [(entry["type"].rsplit(".", 1)[-1], _inside(entry["path"], path)) for entry in _read_json(path)]
-    kinds = [kind for kind, _ in entries]
+    return _check_modules(
+        [(_class_name(entry["type"]), _inside(entry["path"], path)) for entry in _read_json(path)], path
+    )
+
+
+def _read_routes(root: Path) -> dict[str, list[tuple[str, str]]] | None:
+    """The modules for queries and those for documents, where modules.json is a Router and nothing else."""
+    path = root / "modules.json"
+    entries = _read_json(path) if path.is_file() else []
+    if "Router" not in (_class_name(entry["type"]) for entry in entries):
+        return None
+    config = _read_json(root / ROUTER_CONFIG)
+    structure = config["structure"]
+    if len(entries) != 1 or entries[0]["path"] or not {"query", "document"} <= structure.keys():
+        raise ConfigError(f"{path}: expected a Router for query and document alone, got {sorted(structure)}")
+    kinds = {name: _class_name(kind) for name, kind in config["types"].items()}
+    return {
+        route: _check_modules([(kinds[name], _inside(name, root / ROUTER_CONFIG)) for name in structure[route]], path)
+        for route in ("query", "document")
+    }
+
+
+def _class_name(path: str) -> str:
+    return path.rsplit(".", 1)[-1]
+
+
+def _check_modules(modules: list[tuple[str, str]], path: Path) -> list[tuple[str, str]]:
+    kinds = [kind for kind, _ in modules]
     for position, kind in enumerate(kinds):
         allowed = {0: ("Transformer",), 1: ("Pooling",)}.get(position, ("Dense", "Normalize"))
         if kind not in allowed:
             raise ConfigError(f"{path}: expected module {position} to be {' or '.join(allowed)}, got {kind}")
     if len(kinds) < 2:
         raise ConfigError(f"{path}: expected a Transformer and a Pooling module, got {kinds}")
-    return entries
+    return modules
 
 
 def _read_transformer_settings(folder: Path, *, is_plain: bool) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTo
 from indexing.encoder.backbone import PaddedBackbone
 from indexing.encoder.batching import Tokens
 from indexing.encoder.device import default_batch_tokens, pick_device, pick_dtype
-from indexing.encoder.encoder import Encoder
+from indexing.encoder.encoder import Encoder, Tower
 from indexing.encoder.head import Head
 from indexing.encoder.layout import Layout, read_layout
 from indexing.encoder.packed import PackedBert, can_pack
@@ -38,7 +38,7 @@ ENCODER_OF_PAIR = ("t5", "mt5", "umt5")
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a folder holds, loaded: text to tokens, tokens to token vectors, those to text vectors."""
+    """What a tower is made of: text to tokens, tokens to token vectors, those to text vectors."""
 
     layout: Layout
     tokens: Tokens
@@ -46,9 +46,8 @@ class Parts:
     head: Head
 
 
-def load_parts(path: Path, settings: EncoderSettings, dtype: torch.dtype, device: torch.device) -> Parts:
+def load_parts(layout: Layout, settings: EncoderSettings, dtype: torch.dtype, device: torch.device) -> Parts:
     """Raises ConfigError naming what is missing or unsupported."""
-    layout = read_layout(path)
     with _quiet_transformers():
         config = _load_config(layout)
         tokenizer = _load_tokenizer(layout)
@@ -62,17 +61,32 @@ def load(path: Path, settings: EncoderSettings, *, num_threads: int | None) -> E
     """See `indexing.encoder.load_encoder`."""
     if num_threads is not None:
         torch.set_num_threads(num_threads)
-    device = pick_device(settings.device)
-    parts = load_parts(path, settings, pick_dtype(settings.dtype, device), device)
+    layout, device = read_layout(path), pick_device(settings.device)
+    dtype = pick_dtype(settings.dtype, device)
     batch_tokens = settings.batch_tokens or default_batch_tokens(device)
+    document = _make_tower(load_parts(layout, settings, dtype, device), batch_tokens)
+    query = document
+    if layout.query is not None:
+        query = _make_tower(load_parts(layout.query, settings, dtype, device), batch_tokens)
+        if query.head.dim != document.head.dim:
+            raise ConfigError(
+                f"expected towers of one dim in {path}, got {query.head.dim} for queries, {document.head.dim} for items"
+            )
     return Encoder(
+        query=query,
+        document=document,
+        prompts=layout.prompts,
+        batch_tokens=batch_tokens,
+        num_threads=torch.get_num_threads(),
+    )
+
+
+def _make_tower(parts: Parts, batch_tokens: int) -> Tower:
+    return Tower(
         backbone=PackedBert(parts.model, batch_tokens) if can_pack(parts.model) else PaddedBackbone(parts.model),
         head=parts.head,
         tokens=parts.tokens,
-        prompts=parts.layout.prompts,
         include_prompt=parts.layout.include_prompt,
-        batch_tokens=batch_tokens,
-        num_threads=torch.get_num_threads(),
     )
 
 

@@ -3,7 +3,7 @@
 Labels count the rows of the graph, then those of each delta; a tombstone takes a label out of every search.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from indexing.hnsw import Graph, load_graph
 from indexing.release.manifest import Collection, Fetch, Shard
 from indexing.validation import NORM_TOLERANCE
 
+BLOCK_ROWS = 8192
 ITEMS_SCHEMA = pa.schema({"item_id": pa.string(), "fingerprint": pa.binary(16)})
 TOMBSTONES_SCHEMA = pa.schema({"label": pa.int64()})
 
@@ -70,6 +71,20 @@ def open_graph(fetch: Fetch, dim: int, shard: Shard, where: str) -> Graph:
         graph.insert(labels[is_live], np.concatenate(parts)[is_live])
     graph.delete(gone[gone < shard.num_base_rows])
     return graph
+
+
+def live_vectors(fetch: Fetch, dim: int, shard: Shard, where: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(labels, float32 (some rows, dim)) over all items, by label; for this, nothing needs to be inserted."""
+    graph, gone = load_graph(fetch(shard.index), dim, shard.num_base_rows), read_tombstones(fetch, shard, where)
+    graph.delete(gone[gone < shard.num_base_rows])
+    yield from graph.blocks(BLOCK_ROWS)
+    first = shard.num_base_rows
+    for number, delta in enumerate(shard.deltas or ()):
+        vectors = read_delta_vectors(fetch(delta.items), dim, delta.num_rows, f"delta {number} of {where}")
+        labels = np.arange(first, first + delta.num_rows)
+        is_live = ~np.isin(labels, gone)
+        yield labels[is_live], vectors[is_live]
+        first += delta.num_rows
 
 
 def read_rows(fetch: Fetch, shard: Shard, where: str) -> pa.Table:

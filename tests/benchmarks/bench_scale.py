@@ -126,10 +126,13 @@ def available_bytes() -> int:
 
 
 def fit(results: list[dict[str, Any]]) -> dict[str, float]:
-    """The exponent by which each figure grows with the number of rows, by least squares of the logarithms."""
+    """The exponent by which each figure grows with the number of rows, by least squares of the logarithms.
+
+    Of the build, core-seconds: a single shard keeps one core busy, whatever the machine has.
+    """
     rows = np.log([result["num_rows"] for result in results])
     series = {
-        "build_s": [result["seconds"]["build"] for result in results],
+        "build_core_s": [result["seconds"]["build"] * min(CORES, result["num_shards"]) for result in results],
         "validate_s": [result["seconds"]["validate"] for result in results],
         "plain_hnswlib_s": [result["plain_hnswlib_s"] for result in results],
         "worker_bytes": [result["worker_bytes"] for result in results],

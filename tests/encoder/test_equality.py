@@ -14,7 +14,7 @@ import torch
 from encoder.tiny_models import TEXTS, lowest_cosine, write_transformer
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Router, Transformer
 from torch import nn
 
 from indexing.encoder import EncoderSettings, encoder_files, load_encoder, resolve_model
@@ -54,6 +54,20 @@ def test_every_head_equals_sentence_transformers(make_model: Make, load: Load, h
     assert lowest_cosine(load().encode(TEXTS), truth) >= EXACT
 
 
+def test_two_towers_equal_sentence_transformers(load: Load, tmp_path: Path) -> None:
+    towers = []
+    for name, head in (("query", [Dense(32, 24)]), ("document", [Dense(32, 24), Normalize()])):
+        transformer = Transformer(str(write_transformer(tmp_path / name, "bert")))
+        towers.append([transformer, Pooling(32, "mean" if name == "query" else "cls"), *head])
+    router = Router.for_query_document(*towers)
+    model = SentenceTransformer(modules=[router], device="cpu", prompts=PROMPTS)
+    model.save(str(tmp_path / "model"), create_model_card=False)
+    ours = load()
+    assert lowest_cosine(ours.encode(TEXTS, kind="query"), model.encode_query(TEXTS)) >= EXACT
+    assert lowest_cosine(ours.encode(TEXTS), model.encode_document(TEXTS)) >= EXACT
+    assert {name.split("/")[0] for name in encoder_files(tmp_path / "model")} >= {"router_config.json", "modules.json"}
+
+
 @pytest.mark.parametrize("kind", ["roberta", "distilbert", "mpnet", "modernbert", "t5"])
 def test_other_architectures_equal_sentence_transformers(make_model: Make, load: Load, kind: str) -> None:
     texts = [*TEXTS, "[PAD] a padding token [PAD] inside of a text"]  # which RoBERTa does not count as a position
@@ -71,7 +85,10 @@ def test_the_forward_pass_without_padding_equals_transformers_own(
     packed = load(dtype=dtype)
     monkeypatch.setattr(load_module, "can_pack", lambda model: False)
     padded = load(dtype=dtype)
-    assert (type(packed.backbone), type(padded.backbone)) == (PackedBert, PaddedBackbone)
+    assert (type(packed.towers["query"].backbone), type(padded.towers["query"].backbone)) == (
+        PackedBert,
+        PaddedBackbone,
+    )
     texts = [f"{text} " * count for text in TEXTS for count in (1, 2, 5)]
     for longest in (0, 1000):  # torch's attention, and the plain one
         monkeypatch.setattr(packed_module, "LONGEST_PLAIN", dict.fromkeys(packed_module.LONGEST_PLAIN, longest))
@@ -92,7 +109,7 @@ def test_attention_scores_too_large_for_plain_exponentials_do_not_overflow(
     save_file(weights, path, metadata={"format": "pt"})
     truth = SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(TEXTS)
     encoder = load()
-    assert type(encoder.backbone) is PackedBert
+    assert type(encoder.towers["document"].backbone) is PackedBert
     assert lowest_cosine(encoder.encode(TEXTS), truth) >= EXACT
 
 
@@ -102,7 +119,7 @@ def test_models_that_only_look_like_bert_are_left_to_transformers(make_model: Ma
     path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_act": "relu"}))
     truth = SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(TEXTS)
     encoder = load()
-    assert type(encoder.backbone) is PaddedBackbone
+    assert type(encoder.towers["document"].backbone) is PaddedBackbone
     assert lowest_cosine(encoder.encode(TEXTS), truth) >= EXACT
 
 

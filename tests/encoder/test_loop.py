@@ -22,8 +22,9 @@ from sentence_transformers import SentenceTransformer
 
 from indexing.encoder import EncodeStats
 from indexing.encoder import batching as batching_module
+from indexing.encoder import encoder as encoder_module
 from indexing.encoder.batching import Batch, plan_batches
-from indexing.encoder.encoder import Encoder
+from indexing.encoder.encoder import Encoder, Tower
 from indexing.errors import ConfigError, DataError
 
 Make = Callable[..., SentenceTransformer]
@@ -45,16 +46,16 @@ def many() -> list[str]:
     return [" ".join(chosen.choices(words, k=chosen.randint(0, 30))) for _ in range(300)]
 
 
-def limit_rows(encoder: Encoder, monkeypatch: pytest.MonkeyPatch, most: int, error: Callable[[], Exception]) -> None:
+def limit_rows(monkeypatch: pytest.MonkeyPatch, most: int, error: Callable[[], Exception]) -> None:
     """From now on a forward pass of more than `most` texts runs out of memory."""
-    forward = encoder._forward
+    forward = encoder_module._forward
 
-    def limited(batch: Batch, num_skipped: int) -> torch.Tensor:
+    def limited(batch: Batch, tower: Tower, num_skipped: int) -> torch.Tensor:
         if len(batch.rows) > most:
             raise error()
-        return forward(batch, num_skipped)
+        return forward(batch, tower, num_skipped)
 
-    monkeypatch.setattr(encoder, "_forward", limited)
+    monkeypatch.setattr(encoder_module, "_forward", limited)
 
 
 @given(st.lists(st.integers(1, 200), max_size=60), st.integers(1, 300))
@@ -124,14 +125,16 @@ def test_out_of_memory_splits_the_batch_and_loses_nothing(
     encoder: Encoder, many: list[str], monkeypatch: pytest.MonkeyPatch, error: Callable[[], Exception]
 ) -> None:
     whole = encoder.encode(many)
-    limit_rows(encoder, monkeypatch, 3, error)
+    limit_rows(monkeypatch, 3, error)
     assert ((encoder.encode(many) * whole).sum(axis=1) > 0.99999).all()
     assert encoder.stats.num_oom_splits > 10
-    assert encoder.stats.num_tokens == sum(len(encoder.tokens._backend.encode(text).ids) for text in many)
+    assert encoder.stats.num_tokens == sum(
+        len(encoder.towers["document"].tokens._backend.encode(text).ids) for text in many
+    )
 
 
 def test_a_text_that_does_not_fit_alone_is_a_clear_error(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit_rows(encoder, monkeypatch, 0, lambda: RuntimeError(CPU_MESSAGE))
+    limit_rows(monkeypatch, 0, lambda: RuntimeError(CPU_MESSAGE))
     with pytest.raises(ConfigError, match=r"expected memory for a single text of .* tokens on cpu, got: .*alloc_cpu"):
         encoder.encode(["jazz", "news"])
 
@@ -139,7 +142,7 @@ def test_a_text_that_does_not_fit_alone_is_a_clear_error(encoder: Encoder, monke
 def test_another_failure_is_not_taken_for_lack_of_memory_and_leaves_no_thread(
     encoder: Encoder, many: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit_rows(encoder, monkeypatch, 0, lambda: RuntimeError("shapes cannot be multiplied"))
+    limit_rows(monkeypatch, 0, lambda: RuntimeError("shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         encoder.encode(many)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("encode")]
@@ -149,17 +152,17 @@ def test_a_split_frees_the_tensors_of_the_failed_attempt_first(
     encoder: Encoder, many: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[Any] = []
-    forward = encoder._forward
+    forward = encoder_module._forward
 
-    def failing_once(batch: Batch, num_skipped: int) -> torch.Tensor:
+    def failing_once(batch: Batch, tower: Tower, num_skipped: int) -> torch.Tensor:
         if not held:
             large = torch.zeros(10)
             held.append(weakref.ref(large))
             raise RuntimeError(CPU_MESSAGE)
         assert held[0]() is None
-        return forward(batch, num_skipped)
+        return forward(batch, tower, num_skipped)
 
-    monkeypatch.setattr(encoder, "_forward", failing_once)
+    monkeypatch.setattr(encoder_module, "_forward", failing_once)
     gc.disable()
     try:
         encoder.encode(many[:20])

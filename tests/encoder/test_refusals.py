@@ -95,6 +95,17 @@ def test_an_unknown_module_is_named(load: Load, folder: Path, position: int, kin
 
 
 @pytest.mark.case(21)
+def test_a_router_of_other_routes_is_named(load: Load, folder: Path) -> None:
+    module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Router"}
+    (folder / "modules.json").write_text(json.dumps([module]))
+    with refused(r"router_config\.json, but it is missing"):
+        load()
+    (folder / "router_config.json").write_text(json.dumps({"types": {}, "structure": {"text": [], "image": []}}))
+    with refused("a Router for query and document alone, got .'image', 'text'"):
+        load()
+
+
+@pytest.mark.case(21)
 def test_a_module_outside_the_folder_is_refused(load: Load, folder: Path) -> None:
     modules = json.loads((folder / "modules.json").read_text())
     modules[1]["path"] = "../elsewhere"

@@ -11,7 +11,17 @@ from support.tiny_encoder import write_tiny_encoder
 
 from indexing.encoder import load_encoder
 from indexing.exact import exact_search
-from jobs.attribution import NUM_NEAR, found_by_graph, merge_near, precision_loss, texts_of
+from jobs.attribution import (
+    NUM_ITEMS,
+    NUM_NEAR,
+    encode_again,
+    found_by_graph,
+    load_reference,
+    merge_near,
+    precision_loss,
+    texts_of,
+    worst_skew,
+)
 from jobs.config import Config, load_config
 
 TEXTS = [words(np.random.default_rng(number), 4) for number in range(200)]
@@ -52,6 +62,20 @@ def test_the_nearest_texts_of_two_shards_are_those_of_both(config_path: Path) ->
 def test_full_vectors_lose_nothing_and_short_ones_lose_much(config_path: Path) -> None:
     text = "catalogue.text={default: '{title}'}"
     full = load_config(str(config_path), [text, "encoder.dtype=float32"])
-    assert precision_loss(full, near(full, slice(None))) == 0
     short = load_config(str(config_path), [text, "encoder.dtype=float32", "encoder.dim=3"])
-    assert precision_loss(short, near(short, slice(None))) > 0.2
+    losses = [
+        precision_loss(found, encode_again(load_reference(config), found))
+        for config, found in ((config, near(config, slice(None))) for config in (full, short))
+    ]
+    assert losses[0] == 0
+    assert losses[1] > 0.2
+
+
+def test_vectors_of_another_encoder_are_far_from_the_encoders_own(config_path: Path, tmp_path: Path) -> None:
+    config = load_config(str(config_path), ["catalogue.text={default: '{title}'}", "encoder.dim=16"])
+    again = encode_again(load_reference(config), near(config, slice(None)))
+    settings = config.encoder.settings()
+    stored = load_encoder(Path(config.encoder.model), settings).encode(TEXTS[:NUM_ITEMS])
+    assert worst_skew(stored, again) > 0.999
+    other = write_tiny_encoder(tmp_path / "other", [" ".join(SYLLABLES)], seed=8)
+    assert worst_skew(load_encoder(other, settings).encode(TEXTS[:NUM_ITEMS]), again) < 0.9

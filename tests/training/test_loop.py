@@ -1,0 +1,114 @@
+"""Steps of training: what they learn, and that neither caching, nor workers, nor restarts change it."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from training.worlds import make_items, make_log, tiny_model, tiny_training
+
+from indexing.encoder import EncoderSettings
+from indexing.errors import DataError
+from jobs.training.batches import Steps
+from jobs.training.data import log_pairs
+from jobs.training.loop import backward, make_optimizer, run_steps, sum_over_workers
+from jobs.training.settings import TrainingConfig
+from jobs.training.trainable import TrainableEncoder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def make_steps(settings: TrainingConfig) -> Steps:
+    items = pa.table(
+        {name: [row[key] for row in make_items()] for name, key in (("item_id", "item_id"), ("text", "title"))}
+    )
+    pairs = log_pairs(make_log(range(16)))
+    return Steps(pairs, items, np.empty((pairs.num_rows, 0), np.int64), settings)
+
+
+def make_encoder(model: Path) -> TrainableEncoder:
+    return TrainableEncoder(model, EncoderSettings(model=str(model), dtype="float32"))
+
+
+def gradients(encoder: TrainableEncoder) -> torch.Tensor:
+    return torch.cat([weight.grad.flatten() for weight in encoder.trainable() if weight.grad is not None])
+
+
+def test_training_finds_what_words_alone_do_not(model: Path) -> None:
+    settings = tiny_training(steps=40)
+    encoder = make_encoder(model)
+    losses = [
+        loss for _, loss, _ in run_steps(encoder, make_optimizer(encoder, settings), make_steps(settings), settings)
+    ]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_gradient_caching_changes_memory_and_not_the_gradient(model: Path) -> None:
+    encoder = make_encoder(model)
+    found = []
+    for graph_tokens in (32_768, 1):
+        settings = tiny_training(graph_tokens=graph_tokens)
+        encoder.zero_grad()
+        loss = backward(encoder, make_steps(settings).step(0), settings)
+        found.append((loss, gradients(encoder)))
+    assert found[0][0] == found[1][0]
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-7)
+
+
+def test_the_gradient_is_that_of_the_loss_by_finite_differences(model: Path) -> None:
+    settings, encoder = tiny_training(), make_encoder(model)
+    step = make_steps(settings).step(0)
+    backward(encoder, step, settings)
+    weight = encoder.tower("query").model.encoder.layer[1].output.dense.weight
+    slope, size = weight.grad[3, 5].item(), 1e-2
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight[3, 5] += sign * size
+        values.append(backward(encoder, step, settings)[0])
+        with torch.no_grad():
+            weight[3, 5] -= sign * size
+    assert slope == pytest.approx((values[0] - values[1]) / (2 * size), rel=0.05, abs=1e-5)
+
+
+def run_worker(rank: int, size: int, model: Path, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
+    torch.set_num_threads(1)
+    settings, encoder = tiny_training(), make_encoder(model)
+    loss = backward(encoder, make_steps(settings).step(0), settings)
+    sum_over_workers(encoder.trainable())
+    if rank == size - 1:
+        torch.save((loss, gradients(encoder)), folder / "found.pt")
+    dist.destroy_process_group()
+
+
+def test_two_workers_have_the_loss_and_gradient_of_one(model: Path, tmp_path: Path) -> None:
+    mp.spawn(run_worker, (2, model, tmp_path), nprocs=2)
+    loss, found = torch.load(tmp_path / "found.pt", weights_only=True)
+    settings, encoder = tiny_training(), make_encoder(model)
+    assert backward(encoder, make_steps(settings).step(0), settings) == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(found, gradients(encoder), rtol=1e-3, atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_weights(model: Path) -> None:
+    def train() -> torch.Tensor:
+        settings, encoder = tiny_training(steps=3), make_encoder(model)
+        list(run_steps(encoder, make_optimizer(encoder, settings), make_steps(settings), settings))
+        return torch.cat([weight.detach().flatten() for weight in encoder.trainable()])
+
+    assert torch.equal(train(), train())
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_says_where(model: Path) -> None:
+    settings, encoder = tiny_training(), make_encoder(model)
+    with torch.no_grad():
+        encoder.tower("query").model.encoder.layer[0].output.dense.weight.fill_(math.nan)
+    with pytest.raises(DataError, match=r"finite loss, got nan at step 0; lower training\.learning_rate"):
+        list(run_steps(encoder, make_optimizer(encoder, settings), make_steps(settings), settings))
