@@ -106,6 +106,15 @@ def train_peer(data: TrainingData, settings: TrainingConfig, model: Path, folder
     return {"seconds": seconds, "pairs_per_s": settings.steps * settings.batch_pairs / seconds}
 
 
+def thin_out(items: pa.Table, logs: list[pa.Table], distractors: int | None) -> pa.Table:
+    """The items of the last log, and `distractors` others; all by default."""
+    if distractors is None:
+        return items
+    is_relevant = np.isin(np.array(items["item_id"].to_pylist()), np.array(logs[-1]["item_id"].to_pylist()))
+    others = np.random.default_rng(0).permutation(np.flatnonzero(~is_relevant))[:distractors]
+    return items.take(pa.array(np.sort(np.concatenate([np.flatnonzero(is_relevant), others]))))
+
+
 class Judge:
     """Retrieval over all items of the catalogue by exact search."""
 
@@ -198,6 +207,7 @@ def main() -> None:
     )
     parser.add_argument("--peer-steps", type=int, default=100, help="steps of the comparison; 0 leaves it out")
     parser.add_argument("--folds", type=int, default=5, help="0 leaves cross-validation out")
+    parser.add_argument("--distractors", type=int, help="judge among the logs' items and only so many others")
     parser.add_argument("--training", type=json.loads, default={}, metavar="JSON", help="keys of the section training")
     parser.add_argument("--out", type=Path, metavar="JSON")
     arguments = parser.parse_args()
@@ -211,7 +221,7 @@ def main() -> None:
         config = make_config(Path(name), arguments.catalogue, arguments.training)
         source, progress = scan_source(config), Progress(Console(stderr=True))
         everything = scan_items(config, source, pa.array([], pa.string()), 1 << 62, progress)
-        judge = Judge(everything)
+        judge = Judge(thin_out(everything, logs, arguments.distractors))
         if arguments.peer_steps:
             result["peer"] = compare_with_peer(config, logs, arguments.peer_steps, judge, model, Path(name))
             log.info("%s", json.dumps(result["peer"]))

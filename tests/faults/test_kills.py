@@ -224,6 +224,7 @@ def kill_raylet(world: World, proxy: FaultProxy, kill_at: Callable[[str], bool])
 
 
 @pytest.mark.case(2)
+@pytest.mark.faults
 @on("vectors")
 def test_a_run_whose_raylet_is_killed_ends_and_a_rerun_converges(
     world: World, nights: Nights, ray_head: RayHead, proxy: FaultProxy, reader: Reader

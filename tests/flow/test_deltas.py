@@ -149,6 +149,7 @@ def test_where_deltas_fail_a_gate_the_shards_are_built_whole(
     assert_serves(world, ids, vectors, tmp_path / "cache")
 
 
+@pytest.mark.faults
 def test_nights_of_changes_stay_right_and_compact_as_they_must(world: World, tmp_path: Path) -> None:
     ids, vectors = list(IDS), VECTORS.copy()
     num_rows = []

@@ -23,6 +23,7 @@ def undisturbed(written_world: World, tmp_path_factory: pytest.TempPathFactory) 
     return world.changed(ray={"encode_actors": 2}).run()
 
 
+@pytest.mark.faults
 def test_a_killed_run_keeps_its_finished_chunks_and_the_next_ends_with_the_same_bytes(
     fresh_world: World, undisturbed: Night
 ) -> None:

@@ -13,11 +13,14 @@ from training.worlds import make_items, make_log, tiny_model, tiny_training
 
 from indexing.encoder import EncoderSettings
 from indexing.errors import DataError
+from indexing.store import open_store
 from jobs.training.batches import Steps
 from jobs.training.data import log_pairs
 from jobs.training.loop import backward, make_optimizer, run_steps, sum_over_workers
 from jobs.training.settings import TrainingConfig
+from jobs.training.train import load_checkpoint, save_checkpoint
 from jobs.training.trainable import TrainableEncoder
+from jobs.workspace import Artifact
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +107,30 @@ def test_the_same_seed_gives_the_same_weights(model: Path) -> None:
         return torch.cat([weight.detach().flatten() for weight in encoder.trainable()])
 
     assert torch.equal(train(), train())
+
+
+def test_a_training_that_goes_on_from_a_checkpoint_ends_with_the_weights_of_one_that_never_stopped(
+    model: Path, tmp_path: Path
+) -> None:
+    settings, artifact = tiny_training(steps=6), Artifact(open_store(str(tmp_path)), "training")
+    whole, first, second = (make_encoder(model) for _ in range(3))
+    expected = [
+        loss for _, loss, _ in run_steps(whole, make_optimizer(whole, settings), make_steps(settings), settings)
+    ]
+    optimizer, curve = make_optimizer(first, settings), []
+    for number, loss, accuracy in run_steps(first, optimizer, make_steps(settings), settings):
+        curve.append((number, loss, accuracy, 0.0))
+        if number in (1, 3):
+            save_checkpoint(artifact, number + 1, first, optimizer, curve)
+        if number == 3:
+            break
+    assert len(list(tmp_path.glob("training/checkpoints/*"))) == 1, "an older one is of no use any more"
+    optimizer = make_optimizer(second, settings)
+    curve = load_checkpoint(artifact, second, optimizer)
+    rest = run_steps(second, optimizer, make_steps(settings), settings, first_step=len(curve))
+    assert [loss for _, loss, *_ in curve] + [loss for _, loss, _ in rest] == expected
+    for found, wanted in zip(second.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(found, wanted)
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_and_says_where(model: Path) -> None:
