@@ -97,12 +97,12 @@ def validate(
     gates: list[Gate] = []
     memory: list[int] = []
     with ThreadPoolExecutor(1) as pool, progress.stage("validate", 2 * sum(num_items.values())) as bar:
-        loading = (
-            pool.submit(load_reference, config) if not config.vectors.path else None
-        )  # beside what Ray's workers do
+        # Beside what Ray's workers do, and in one thread: torch's settings are those of the process.
+        encoding = pool.submit(encode_queries, config, texts) if texts is not None else None
+        loading = pool.submit(load_reference, config) if not config.vectors.path else None
         samples, slices = inspect_shards(config, shards, gates, memory, bar)
         query_sets = {name: {"items": vectors} for name, vectors in samples.items()}
-        queries = encode_queries(config, texts) if texts is not None else None
+        queries = encoding.result() if encoding is not None else None
         if queries is not None:
             query_sets = {name: {**sets, "queries": queries} for name, sets in query_sets.items()}
         found, near = search_shards(config, shards, query_sets, FIRST_EFS, memory, bar)
