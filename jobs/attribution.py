@@ -4,6 +4,7 @@ The last two are told apart by whether a true neighbour was found by its own sha
 items, their nearest ones are encoded anew in float32 and full dimension, and ranked by that.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from indexing.encoder.encoder import Encoder
 
 NUM_ITEMS, NUM_NEAR = 12, 2 * K
+MIN_ITEMS = 3
 
 Near = tuple[np.ndarray, np.ndarray]
 """Texts (str objects) and scores, each (NUM_ITEMS, at most NUM_NEAR), best first, of the items nearest to some."""
@@ -56,11 +58,18 @@ def encode_again(reference: "Encoder", near: Near) -> np.ndarray:
     return reference.encode(texts.ravel().tolist()).reshape(*texts.shape, -1)
 
 
-def precision_loss(near: Near, vectors: np.ndarray) -> float:
-    """The share of the ten nearest that are others by `vectors` (see `encode_again`)."""
+def precision_loss(near: Near, vectors: np.ndarray) -> np.ndarray:
+    """float64 (NUM_ITEMS,): of each item, the share of its ten nearest that are others by `encode_again`'s vectors."""
     scores = np.einsum("nkd,nd->nk", vectors, vectors[:, 0])  # the nearest item is the item itself
     kept, truth = (-np.sort(-part, axis=1)[:, :K] for part in (scores[:, :K], scores))
-    return float(1 - recall_by_score(kept, truth).mean())
+    losses: np.ndarray = 1 - recall_by_score(kept, truth)
+    return losses
+
+
+def mean_by_slice(losses: np.ndarray, slices: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The mean over all items, and over those of each slice (`slice_rows`) that has `MIN_ITEMS` of them."""
+    rows = {"all": np.ones(len(losses), bool), **{name: of_slice[: len(losses)] for name, of_slice in slices.items()}}
+    return {name: float(losses[chosen].mean()) for name, chosen in rows.items() if chosen.sum() >= MIN_ITEMS}
 
 
 def worst_skew(stored: np.ndarray, vectors: np.ndarray) -> float:

@@ -47,6 +47,7 @@ from .attribution import (
     encode_again,
     found_by_graph,
     load_reference,
+    mean_by_slice,
     merge_near,
     precision_loss,
     texts_of,
@@ -61,7 +62,7 @@ from .retrieval import Found, search_exactly
 from .source import read_queries, sample_queries
 from .workspace import Artifact, local_blobs
 
-FORMAT = 4
+FORMAT = 5
 EXACT = 0
 """Stands among the ef values for exact search."""
 MIN_SKEW_COSINE = 0.98
@@ -116,7 +117,9 @@ def validate(
         collections[name]["num_items"] = sum(shard.entry.num_items for shard in shards if shard.collection == name)
         if loading is not None:
             encoded = encode_again(loading.result(), near[name])
-            collections[name]["recall_loss"]["all"]["vector_precision"] = precision_loss(near[name], encoded)
+            losses = precision_loss(near[name], encoded)[: len(samples[name])]
+            for part, loss in mean_by_slice(losses, slices[name]).items():
+                collections[name]["recall_loss"][part]["vector_precision"] = loss
             skew = worst_skew(samples[name][:NUM_ITEMS], encoded)
             gates.append(at_least("cosine of stored vectors with the encoder's own", name, skew, MIN_SKEW_COSINE))
         gates.append(equal("number of items", name, collections[name]["num_items"], count))
