@@ -60,11 +60,17 @@ def slice_rows(
         for trait, values in traits.items()
         for value in sorted({value for value in values if value})
     }
-    is_known = np.isfinite(popularity)
-    if is_known.any():
-        is_head = is_known & (popularity >= np.quantile(popularity[is_known], 1 - HEAD_SHARE))
-        slices |= {"popularity head": is_head, "popularity tail": is_known & ~is_head}
+    slices |= slice_popularity(popularity)
     return {name: rows for name, rows in slices.items() if rows.sum() >= MIN_SLICE}
+
+
+def slice_popularity(popularity: np.ndarray) -> dict[str, np.ndarray]:
+    """Head and tail as `slice_rows` has them; nothing where no popularity is known."""
+    is_known = np.isfinite(popularity)
+    if not is_known.any():
+        return {}
+    is_head = is_known & (popularity >= np.quantile(popularity[is_known], 1 - HEAD_SHARE))
+    return {"popularity head": is_head, "popularity tail": is_known & ~is_head}
 
 
 def self_match(scores: np.ndarray, own: np.ndarray) -> float:

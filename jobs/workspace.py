@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +104,12 @@ def local_copy(store: Store, key: str) -> Iterator[Path]:
 def workspace_key(blob: Blob) -> str:
     """Where the blobs of shards lie until they are published, by content like in a store."""
     return f"shards/sha256/{blob.sha256}"
+
+
+def upload_folder(store: Store, prefix: str, folder: Path, names: Iterable[str]) -> None:
+    """The files `names` of `folder`, relative POSIX paths, under `prefix`."""
+    for name in names:
+        store.upload(f"{prefix}/{name}", folder / name, sha256=hash_file(folder / name))
 
 
 def blob_of(data: bytes) -> Blob:

@@ -231,7 +231,7 @@ def _read_dense(root: Path, folder: str) -> DenseLayout:
         in_features=config["in_features"],
         out_features=config["out_features"],
         bias=config.get("bias", True),
-        activation=activation.rsplit(".", 1)[-1],
+        activation=_class_name(activation),
     )
 
 

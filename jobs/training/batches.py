@@ -38,22 +38,7 @@ class Steps:
         self.items = pc.index_in(pairs["item_id"], value_set=items["item_id"].combine_chunks()).to_numpy()
         self.groups = pairs["query_group"].combine_chunks().dictionary_encode().indices.to_numpy()
         self.known = np.unique(self.groups.astype(np.int64) * self.num_items + self.items)
-        self.expected = settings.batch_pairs * self._chance_of_items(pairs)
-
-    def _chance_of_items(self, pairs: pa.Table) -> np.ndarray:
-        """float64 (num_items,): the chance that a drawn pair is one of the item's."""
-        weights = pairs["weight"].to_numpy()
-        sources = pairs["source"].to_pylist()
-        shares = np.array([self.settings.shares.get(source, 0.0) for source in sources])
-        cells = np.unique(
-            [f"{source}\0{group}" for source, group in zip(sources, self.groups, strict=True)], return_inverse=True
-        )[1]
-        in_group = weights / np.bincount(cells, weights)[cells]
-        of_source = np.unique(sources, return_inverse=True)[1]
-        firsts = np.unique(cells, return_index=True)[1]
-        num_groups = np.bincount(of_source[firsts])[of_source]
-        chances = shares * in_group / num_groups
-        return np.bincount(self.items, chances / chances.sum(), self.num_items)
+        self.expected = settings.batch_pairs * np.bincount(self.items, self.sampler.chances(), self.num_items)
 
     def step(self, number: int) -> Step:
         settings = self.settings

@@ -16,7 +16,7 @@ from indexing.errors import DataError
 from indexing.exact import exact_search
 from indexing.sharding import id_keys, key_range
 from indexing.store import open_store
-from indexing.validation import HEAD_SHARE, MIN_SLICE
+from indexing.validation import MIN_SLICE, slice_popularity
 
 from ..build import built_shards
 from ..config import Config
@@ -104,7 +104,7 @@ def measure_encoder(
     exact = Ranking(queries=judgements.names, item_ids=retrieve(side, queries, depth, exact=True)[0])
     graph = Ranking(queries=judgements.names, item_ids=retrieve(side, queries, HNSW_K)[0])
     results = {"exact": measure(exact, judgements.relevant), "hnsw": measure(graph, judgements.relevant)}
-    results |= measure_slices(exact, judgements, seen)
+    results |= measure_slices(exact, results["exact"], judgements, seen)
     if judgements.general.num_rows:
         titles, texts = (judgements.general[name].to_pylist() for name in ("title", "description"))
         rows, _ = exact_search(encoder.encode(texts), encoder.encode(titles, kind="query"), 100)
@@ -112,10 +112,14 @@ def measure_encoder(
     return results
 
 
-def measure_slices(exact: Ranking, judgements: Judgements, seen: set[str] | None) -> dict[str, dict[str, np.ndarray]]:
-    """By kind of query, and by the relevant items: seen in training or not, popular or not, and of each type."""
+def measure_slices(
+    exact: Ranking, whole: Mapping[str, np.ndarray], judgements: Judgements, seen: set[str] | None
+) -> dict[str, dict[str, np.ndarray]]:
+    """By kind of query, and by the relevant items: seen in training or not, popular or not, and of each type.
+
+    `whole` is what `measure` says of the ranking as it is.
+    """
     results = {}
-    whole = measure(exact, judgements.relevant)
     for kind in sorted(set(filter(None, judgements.kinds))):
         is_other = np.array(judgements.kinds, object) != kind
         results[f"query kind {kind}"] = {name: np.where(is_other, np.nan, values) for name, values in whole.items()}
@@ -128,15 +132,11 @@ def measure_slices(exact: Ranking, judgements: Judgements, seen: set[str] | None
 def item_slices(items: pa.Table, seen: set[str] | None) -> dict[str, set[str]]:
     """Name of a slice → ids of its items. `seen`: the items that training saw, None where that is not known."""
     ids, types = items["item_id"].to_pylist(), items["item_type"].to_pylist()
-    popularity = items["popularity"].cast(pa.float64()).to_numpy()
+    names, popularity = np.array(ids, object), items["popularity"].cast(pa.float64()).to_numpy()
     slices = {}
     if seen is not None:
         slices = {"seen in training": seen.intersection(ids), "unseen in training": set(ids) - seen}
-    known = np.isfinite(popularity)
-    if known.any():
-        is_head = known & (popularity >= np.quantile(popularity[known], 1 - HEAD_SHARE))
-        names = np.array(ids, object)
-        slices |= {"popularity head": set(names[is_head]), "popularity tail": set(names[known & ~is_head])}
+    slices |= {name: set(names[rows]) for name, rows in slice_popularity(popularity).items()}
     for kind in sorted(set(types)):
         slices[f"item type {kind}"] = {item for item, of in zip(ids, types, strict=True) if of == kind}
     return {name: of_slice for name, of_slice in slices.items() if of_slice}

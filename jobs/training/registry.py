@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from indexing.cache import hash_file
 from indexing.encoder import encoder_digest, encoder_files
 from indexing.errors import ConfigError, DamagedError, PublishConflict
 from indexing.release.codec import decode_strict, encode_canonical
 from indexing.store import Store, open_store
 
 from ..config import Config
+from ..workspace import upload_folder
 
 PREFIX = "encoders/"
 LATEST = "latest"
@@ -81,8 +81,7 @@ def accept(store: Store, folder: Path, entry: AcceptedEncoder) -> AcceptedEncode
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         writer_id=uuid.uuid4().hex,
     )
-    for name in encoder_files(folder):
-        store.upload(f"{files_prefix(digest)}/{name}", folder / name, sha256=hash_file(folder / name))
+    upload_folder(store, files_prefix(digest), folder, encoder_files(folder))
     current = next(reversed(encoder_numbers(store)), None)
     if current != entry.parent or not store.create(entry_key(entry.number), encode_canonical(entry)):
         raise PublishConflict(

@@ -6,10 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .accept import describe
+from .accept import WHOLE, describe
 from .settings import METRIC_NAMES, EvaluationConfig
-
-WHOLE = ("exact", "hnsw")
 
 
 def print_report(console: Console, report: Mapping[str, Any], settings: EvaluationConfig) -> None:

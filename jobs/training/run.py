@@ -2,14 +2,12 @@
 
 import json
 import logging
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.session import ray_session
 from indexing.encoder import EncoderSettings, encoder_digest
@@ -20,8 +18,8 @@ from ..config import CollectionConfig, Config, fingerprint
 from ..encode import local_model
 from ..nightly import current_release
 from ..progress import Progress
-from ..source import Source, content_digest, list_parquet, scan_source
-from ..workspace import Artifact
+from ..source import PART_ROWS, Source, content_digest, list_parquet, scan_source
+from ..workspace import Artifact, parquet_bytes
 from .accept import why_not_accepted
 from .beir import read_beir
 from .data import log_pairs, make_data, write_data
@@ -60,18 +58,9 @@ def run_training(config: Config, progress: Progress) -> Trained:
     with ray_session(config.ray.address):
         check_workers(config.training, config.ray.address)
         artifact = run_train(config, source, log, base_digest, data_fingerprint, workspace, progress)
-        judgements = read_judgements(config, source, held_back, progress)
-        seen = set(log["item_id"].drop_null().to_pylist())
-        rankers = {
-            name: measure_encoder(with_encoder(config, model), judgements, seen, progress)
-            for name, model in {
-                NEW: f"{workspace.url}/{artifact.key('encoder')}",
-                INCUMBENT: encoder_url(store, parent) if parent else config.encoder.model,
-            }.items()
-        }
-        if config.evaluation.bm25:
-            rankers[BM25] = {"exact": measure_bm25(config, judgements, progress)}
-    report = compare(config, judgements, rankers)
+        trained = f"{workspace.url}/{artifact.key('encoder')}"
+        models = {NEW: trained, INCUMBENT: encoder_url(store, parent) if parent else config.encoder.model}
+        report = measure_all(config, source, models, held_back, log, progress)
     artifact.store.put(artifact.key("report.json"), json.dumps(report, sort_keys=True, indent=1).encode())
     reasons = why_not_accepted(report, INCUMBENT, config.evaluation)
     if reasons:
@@ -89,9 +78,7 @@ def run_training(config: Config, progress: Progress) -> Trained:
         writer_id="",
         metrics={"rankers": report["rankers"], "differences": report["differences"][INCUMBENT]},
     )
-    with tempfile.TemporaryDirectory(prefix="nightcrate-") as name:
-        accepted = accept(store, fetch_encoder(artifact, Path(name)), entry)
-    return Trained(artifact, report, [], accepted)
+    return Trained(artifact, report, [], accept(store, local_model(with_encoder(config, trained)), entry))
 
 
 def run_train(
@@ -136,17 +123,30 @@ def run_evaluation(config: Config, progress: Progress) -> dict[str, Any]:
     config = pin_encoder(config)
     store, source = open_store(config.store, config.s3), scan_source(config)
     held_back, parent = require_interactions(config, "evaluation"), newest(store)
-    seen = None
-    if config.training.interactions:
-        seen = set(require_interactions(config, "training")["item_id"].drop_null().to_pylist())
+    log = require_interactions(config, "training") if config.training.interactions else None
+    models = {NEW: config.encoder.model}
+    if parent and parent.digest != encoder_digest(local_model(config)):
+        models[INCUMBENT] = encoder_url(store, parent)
     with ray_session(config.ray.address):
-        judgements = read_judgements(config, source, held_back, progress)
-        rankers = {NEW: measure_encoder(config, judgements, seen, progress)}
-        if parent and parent.digest != encoder_digest(local_model(config)):
-            incumbent = with_encoder(config, encoder_url(store, parent))
-            rankers[INCUMBENT] = measure_encoder(incumbent, judgements, seen, progress)
-        if config.evaluation.bm25:
-            rankers[BM25] = {"exact": measure_bm25(config, judgements, progress)}
+        return measure_all(config, source, models, held_back, log, progress)
+
+
+def measure_all(
+    config: Config,
+    source: Source,
+    models: Mapping[str, str],
+    held_back: pa.Table,
+    log: pa.Table | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The report of the encoders in `models`, by name, and of BM25. `log`: what training saw, where that is known."""
+    judgements = read_judgements(config, source, held_back, progress)
+    seen = set(log["item_id"].drop_null().to_pylist()) if log is not None else None
+    rankers = {
+        name: measure_encoder(with_encoder(config, model), judgements, seen, progress) for name, model in models.items()
+    }
+    if config.evaluation.bm25:
+        rankers[BM25] = {"exact": measure_bm25(config, judgements, progress)}
     return compare(config, judgements, rankers)
 
 
@@ -156,9 +156,7 @@ def with_beir(config: Config, folder: Path, split: str) -> Config:
     workspace = open_store(config.workspace, config.s3)
     prefix = f"beir/{fingerprint(str(folder.resolve()), split)}"
     for name, table in (("catalogue", catalogue), ("interactions", interactions)):
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, row_group_size=65_536)
-        workspace.put(f"{prefix}/{name}.parquet", sink.getvalue().to_pybytes())
+        workspace.put(f"{prefix}/{name}.parquet", parquet_bytes(table, row_group_size=PART_ROWS))
     return replace(
         config,
         catalogue=replace(
@@ -193,16 +191,6 @@ def check_split(log: pa.Table, held_back: pa.Table) -> None:
             f"evaluation.interactions: expected other query groups than training.interactions, got {len(both)} of the "
             f"same, such as {both[0]!r}"
         )
-
-
-def fetch_encoder(artifact: Artifact, folder: Path) -> Path:
-    """A local copy of what was trained."""
-    prefix = artifact.key("encoder/")
-    for info in artifact.store.list(prefix):
-        path = folder / info.key.removeprefix(prefix)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        artifact.store.download(info.key, path)
-    return folder
 
 
 def require_accepted(reasons: Sequence[str], artifact: Artifact) -> None:

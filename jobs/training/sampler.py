@@ -40,7 +40,14 @@ class GroupSampler:
             raise DataError(f"expected pairs from {', '.join(wanted)}, got none")
         self._sources = [SourceGroups.of(pairs, name) for name in names]
         self._shares = np.array([shares[name] for name in names]) / sum(shares[name] for name in names)
-        self._seed = seed
+        self._seed, self._num_pairs = seed, pairs.num_rows
+
+    def chances(self) -> np.ndarray:
+        """float64 (num_pairs,), sum 1: how often each row is drawn; 0 for the rows of sources without a share."""
+        found = np.zeros(self._num_pairs)
+        for source, share in zip(self._sources, self._shares, strict=True):
+            found[source.rows] = share * source.weights / (len(source.offsets) - 1)
+        return found
 
     def sample(self, step: int, num_pairs: int) -> np.ndarray:
         """int64 (num_pairs,): row numbers of the pairs of one batch, source by source."""

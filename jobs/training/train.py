@@ -21,12 +21,12 @@ from ray.util.queue import Queue
 
 from cluster.session import ClusterUnavailable, cluster_resources, is_local
 from indexing.cache import default_cache_folder, hash_file
-from indexing.encoder import EncoderSettings, resolve_model
+from indexing.encoder import EncoderSettings, encoder_files, resolve_model
 from indexing.errors import ConfigError, NightcrateError
 from indexing.store import S3Settings
 
 from ..progress import Bar, Progress
-from ..workspace import Artifact
+from ..workspace import Artifact, upload_folder
 from .batches import Steps
 from .curves import draw_curve, write_curve
 from .data import read_data
@@ -217,6 +217,4 @@ def save_encoder(artifact: Artifact, encoder: TrainableEncoder) -> None:
     with tempfile.TemporaryDirectory(prefix="nightcrate-") as name:
         folder = Path(name)
         encoder.save(folder)
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            key = artifact.key(f"encoder/{path.relative_to(folder).as_posix()}")
-            artifact.store.upload(key, path, sha256=hash_file(path))
+        upload_folder(artifact.store, artifact.key("encoder"), folder, encoder_files(folder))

@@ -50,7 +50,7 @@ def test_items_are_sliced_by_what_training_saw_popularity_and_type() -> None:
 
 def test_a_kind_of_query_is_the_mean_of_its_own_queries() -> None:
     wide = Judgements(**{**vars(judgements()), "kinds": ["title"] * 22 + ["description"] * 2})
-    found = measure_slices(ranking(0), wide, None)
+    found = measure_slices(ranking(0), measure(ranking(0), wide.relevant), wide, None)
     assert np.isfinite(found["query kind title"]["hit@10"]).sum() == 22
     assert "query kind description" not in found, "too few queries to tell"
 
