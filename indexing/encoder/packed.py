@@ -72,14 +72,14 @@ class PackedBert:
         self._norm = embeddings.LayerNorm
         self._positions = embeddings.position_embeddings
         self._type_H = embeddings.token_type_embeddings.weight[0]
-        self._padding_id = None if model.config.model_type == "bert" else int(embeddings.padding_idx)
+        self._padding_id = padding_id_of(model)
         self._layers = [_pack_layer(layer, batch_tokens) for layer in model.encoder.layer]
 
     def __call__(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """See `Backbone`."""
         columns = torch.arange(input_ids.shape[1])
         inside = columns < lengths[:, None]
-        positions = columns.expand_as(input_ids) if self._padding_id is None else self._roberta_positions(input_ids)
+        positions = positions_of(input_ids, self._padding_id)
         words_NH = self._words(input_ids[inside]) + self._type_H
         hidden_NH = self._norm(words_NH + self._positions(positions[inside]))
         groups = torch.stack(torch.unique_consecutive(lengths, return_counts=True), 1).tolist()
@@ -90,12 +90,6 @@ class PackedBert:
         padded = hidden_NH.new_zeros(*input_ids.shape, hidden_NH.shape[1])
         padded[inside] = hidden_NH
         return padded
-
-    def _roberta_positions(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Counted from padding_id + 1, over the tokens that are not padding (which a text can hold, too)."""
-        assert self._padding_id is not None
-        is_word = input_ids != self._padding_id
-        return is_word.cumsum(1) * is_word + self._padding_id
 
     def _attend(self, packed: torch.Tensor, groups: list[list[int]]) -> torch.Tensor:
         """Packed queries, keys and values (N, 3H) to contexts (N, H); groups are (tokens of a text, texts)."""
@@ -114,6 +108,19 @@ class PackedBert:
             scores = torch.baddbmm(zero, query, key.transpose(1, 2), beta=0, alpha=head_size**-0.5)
             context_BATD = _softmax_product(scores, value).view(split.shape[1:])
         return context_BATD.transpose(1, 2).reshape(num_texts * length, -1)
+
+
+def padding_id_of(model: Any) -> int | None:
+    """What positions depend on in RoBERTa, and not in BERT: None."""
+    return None if model.config.model_type == "bert" else int(model.embeddings.padding_idx)
+
+
+def positions_of(input_ids: torch.Tensor, padding_id: int | None) -> torch.Tensor:
+    """Like input_ids: from 0, or from padding_id + 1 over what is not padding (which a text can hold, too)."""
+    if padding_id is None:
+        return torch.arange(input_ids.shape[1]).expand_as(input_ids)
+    is_word = input_ids != padding_id
+    return is_word.cumsum(1) * is_word + padding_id
 
 
 def _softmax_product(scores: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -68,7 +68,7 @@ class TrainingConfig:
     """Steps after which a killed run can go on."""
     num_workers: int = 1
     cpus_per_worker: int = 1
-    """CPUs, and torch threads, of one worker. On a CPU, two workers of one are faster than one of two."""
+    """CPUs, and torch threads, of one worker: on one machine without a GPU, one worker of all CPUs is the fastest."""
     use_gpu: bool = False
     seed: int = 1
 

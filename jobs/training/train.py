@@ -25,6 +25,7 @@ from indexing.encoder import EncoderSettings, encoder_files, resolve_model
 from indexing.errors import ConfigError, NightcrateError
 from indexing.store import S3Settings
 
+from ..encode import MALLOC
 from ..progress import Bar, Progress
 from ..workspace import Artifact, upload_folder
 from .batches import Steps
@@ -104,6 +105,7 @@ def run_workers(job: TrainJob, events: Queue, folder: str) -> None:
         run_config=RunConfig(
             name="nightcrate",
             storage_path=folder,  # Ray's own notes; checkpoints are ours, in the workspace
+            worker_runtime_env={"env_vars": MALLOC},
             # mypy sees the class of the old API.
             failure_config=FailureConfig(max_failures=WORKER_RESTARTS, controller_failure_limit=WORKER_RESTARTS),  # type: ignore[call-arg]
         ),
