@@ -184,9 +184,11 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     if not Path(path).is_file():
         raise ConfigError(f"configuration {path} does not exist; configs/ has examples")
     try:
-        merged = OmegaConf.merge(
-            OmegaConf.structured(Config), OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
-        )
+        given = [OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))]
+        for values in given:
+            if OmegaConf.is_dict(values) and isinstance(values.get("encoder"), str):
+                values["encoder"] = {"model": values["encoder"]}  # encoder: latest, for short
+        merged = OmegaConf.merge(OmegaConf.structured(Config), *given)
         config = OmegaConf.to_object(merged)
     except ConfigKeyError as error:
         raise ConfigError(f"{path}: {_unknown_key(str(error.full_key))}") from error

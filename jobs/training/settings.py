@@ -65,7 +65,7 @@ class TrainingConfig:
     blend: float = 0.0
     """Share of the old weights in the result, which holds what the encoder knew before."""
     checkpoint_every: int = 100
-    """Steps after which a killed run can go on."""
+    """Steps after which a killed run can go on; also after the last, before any blending."""
     num_workers: int = 1
     cpus_per_worker: int = 1
     """CPUs, and torch threads, of one worker: on one machine without a GPU, one worker of all CPUs is the fastest."""

@@ -174,7 +174,7 @@ def run_job(job: TrainJob, events: Queue) -> None:
         curve.append((number, loss, accuracy, time.time()))
         if rank == 0:
             events.put((len(curve) * settings.batch_pairs, loss))
-            if (number + 1) % settings.checkpoint_every == 0:
+            if (number + 1) % settings.checkpoint_every == 0 or number + 1 == settings.steps:
                 save_checkpoint(job.artifact, number + 1, encoder, optimizer, curve)
     if rank == 0:
         if settings.blend:

@@ -57,6 +57,12 @@ def test_overrides_are_laid_over_the_file(path: Path) -> None:
     }
 
 
+def test_an_encoder_can_be_named_in_one_word(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL | {"encoder": "latest"})
+    assert load(path).encoder == EncoderConfig(model="latest")
+    assert load(path, "encoder=some/folder").encoder == EncoderConfig(model="some/folder")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
