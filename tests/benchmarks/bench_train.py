@@ -1,7 +1,7 @@
 """Training on a real catalogue and real interactions: pairs/s and quality against sentence-transformers' own trainer at
 equal steps, batches and data; and cross-validated quality over the groups of all interactions.
 
-    python tests/benchmarks/bench_train.py [--steps 100] [--folds 5] [--config configs/train.yaml] [key=value …]
+    python tests/benchmarks/bench_train.py [--peer-steps 100] [--folds 5] [--distractors 20000] [--training JSON]
 
 Needs a catalogue and interactions in the project's contract (`--catalogue`, `--interactions FILE [FILE …]`).
 """
@@ -40,8 +40,15 @@ from jobs.training.train import TrainJob, train
 from jobs.workspace import Artifact
 
 log = logging.getLogger(__name__)
+TRAINING = {
+    "steps": 320,
+    "learning_rate": 1e-4,
+    "shares": {"clicks": 0.9, "title_creator": 0.1},
+    "cpus_per_worker": torch.get_num_threads(),
+}
 METRICS = ("nDCG@10", "hit@10", "recall@100")
 DEPTH = 300
+NAME, PEER = "nightcrate", "sentence-transformers"
 
 
 def make_config(folder: Path, catalogue: Path, training: dict[str, Any]) -> Config:
@@ -61,20 +68,20 @@ def run_training(config: Config, data: TrainingData, name: str) -> tuple[Path, d
     write_data(inputs, data)
     encoder = EncoderSettings(model=config.encoder.model, max_tokens=config.training.max_tokens)
     train(TrainJob(artifact, inputs, encoder, config.s3, config.training), Progress(Console(stderr=True)))
-    rates = [line.split(",")[3] for line in store.get(artifact.key("curve.csv")).decode().splitlines()[2:]]
-    rate = float(np.median([float(value) for value in rates]))
-    return Path(config.workspace, name, "encoder"), {**artifact.require_marker(), "pairs_per_s": rate}
+    return Path(config.workspace, name, "encoder"), artifact.require_marker()
 
 
-def train_peer(data: TrainingData, settings: TrainingConfig, model: Path, folder: Path) -> dict[str, float]:
-    """sentence-transformers' trainer with MultipleNegativesRankingLoss on the same pairs; its defaults otherwise."""
+def train_peer(data: TrainingData, settings: TrainingConfig, model: Path, folder: Path) -> float:
+    """Seconds of sentence-transformers' trainer with MultipleNegativesRankingLoss, on the same pairs; its defaults
+    otherwise. The encoder is in `folder`/peer.
+    """
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformer,
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
     )
-    from sentence_transformers.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     steps = Steps(data.pairs, data.items, data.hard, settings)
     rows = np.concatenate([steps.sampler.sample(number, settings.batch_pairs) for number in range(settings.steps)])
@@ -103,7 +110,7 @@ def train_peer(data: TrainingData, settings: TrainingConfig, model: Path, folder
     trainer.train()
     seconds = time.monotonic() - started
     encoder.save_pretrained(str(folder / "peer"), create_model_card=False)
-    return {"seconds": seconds, "pairs_per_s": settings.steps * settings.batch_pairs / seconds}
+    return seconds
 
 
 def thin_out(items: pa.Table, logs: list[pa.Table], distractors: int | None) -> pa.Table:
@@ -208,7 +215,7 @@ def main() -> None:
     parser.add_argument("--peer-steps", type=int, default=100, help="steps of the comparison; 0 leaves it out")
     parser.add_argument("--folds", type=int, default=5, help="0 leaves cross-validation out")
     parser.add_argument("--distractors", type=int, help="judge among the logs' items and only so many others")
-    parser.add_argument("--training", type=json.loads, default={}, metavar="JSON", help="keys of the section training")
+    parser.add_argument("--training", type=json.loads, default={}, metavar="JSON", help="laid over the settings above")
     parser.add_argument("--out", type=Path, metavar="JSON")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -218,7 +225,7 @@ def main() -> None:
     model = resolve_model(MODEL, cache_dir=default_cache_folder())
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as name, ray_session("local"):
-        config = make_config(Path(name), arguments.catalogue, arguments.training)
+        config = make_config(Path(name), arguments.catalogue, TRAINING | arguments.training)
         source, progress = scan_source(config), Progress(Console(stderr=True))
         everything = scan_items(config, source, pa.array([], pa.string()), 1 << 62, progress)
         judge = Judge(thin_out(everything, logs, arguments.distractors))
@@ -240,14 +247,14 @@ def compare_with_peer(
     config = replace(config, training=settings)
     data = make_data(config, scan_source(config), log_pairs(logs[0]), Mined(), Progress(Console(stderr=True)))
     path, summary = run_training(config, data, "against-peer")
-    peer = train_peer(data, settings, model, folder)
+    seconds = {NAME: summary["seconds"], PEER: train_peer(data, settings, model, folder)}
     seen = set(logs[0]["item_id"].to_pylist())
     return {
         "steps": num_steps,
-        "pairs_per_s": {"nightcrate": summary["pairs_per_s"], "sentence-transformers": peer["pairs_per_s"]},
-        "ratio": summary["pairs_per_s"] / peer["pairs_per_s"],
-        "nightcrate": means(judge.measure(path, logs[-1], seen)),
-        "sentence-transformers": means(judge.measure(folder / "peer", logs[-1], seen)),
+        "pairs_per_s": {name: num_steps * settings.batch_pairs / value for name, value in seconds.items()},
+        "ratio": seconds[PEER] / seconds[NAME],
+        NAME: means(judge.measure(path, logs[-1], seen)),
+        PEER: means(judge.measure(folder / "peer", logs[-1], seen)),
     }
 
 
