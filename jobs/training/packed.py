@@ -65,14 +65,18 @@ def attend(
     masked = scores * scaling + torch.where(inside, 0.0, torch.finfo(scores.dtype).min).to(scores)[:, None, None]
     context = torch.bmm(masked.softmax(-1).flatten(0, 1), padded(value))
     rows = context.view(texts, heads, longest, size).transpose(1, 2).flatten(0, 1)
-    return rows[inside.flatten()][None], None
+    return rows.index_select(0, places_of(inside))[None], None
 
 
 def scatter(packed: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
     """Rows (N, H) to their places in (B, T, H), zeros elsewhere."""
-    places = inside.flatten().nonzero().squeeze(1)
-    rows = packed.new_zeros(inside.numel(), packed.shape[1]).index_copy(0, places, packed)
+    rows = packed.new_zeros(inside.numel(), packed.shape[1]).index_copy(0, places_of(inside), packed)
     return rows.view(*inside.shape, -1)
+
+
+def places_of(inside: torch.Tensor) -> torch.Tensor:
+    """int64 (N,): row numbers of the tokens among B × T."""
+    return inside.flatten().nonzero().squeeze(1)
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
