@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from indexing.encoder import EncoderSettings
@@ -186,7 +186,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     try:
         given = [OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))]
         for values in given:
-            if OmegaConf.is_dict(values) and isinstance(values.get("encoder"), str):
+            if isinstance(values, DictConfig) and isinstance(values.get("encoder"), str):
                 values["encoder"] = {"model": values["encoder"]}  # encoder: latest, for short
         merged = OmegaConf.merge(OmegaConf.structured(Config), *given)
         config = OmegaConf.to_object(merged)
