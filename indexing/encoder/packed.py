@@ -55,10 +55,14 @@ def can_pack(model: Any) -> bool:
         has_format
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and config.model_type in FAMILY
+        and is_bert(config)
         and config.hidden_act == "gelu"
-        and not config.is_decoder
     )
+
+
+def is_bert(config: Any) -> bool:
+    """Whether every token looks at all others, and positions are added to the embeddings, as in BERT and RoBERTa."""
+    return config.model_type in FAMILY and not config.is_decoder
 
 
 class PackedBert:

@@ -12,13 +12,13 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from indexing.encoder.packed import FAMILY, padding_id_of, positions_of
+from indexing.encoder.packed import padding_id_of, positions_of
 
 NAME = "nightcrate_packed"
 
 
 class PackedBackbone:
-    """See `Backbone`, for models of `FAMILY`, whose attention it replaces."""
+    """See `Backbone`, for models that `is_bert` knows, whose attention it replaces."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.device, self.dtype = model.device, model.dtype
@@ -33,10 +33,6 @@ class PackedBackbone:
             inside=inside,
         ).last_hidden_state
         return scatter(hidden[0], inside)
-
-
-def can_pack(model: PreTrainedModel) -> bool:
-    return model.config.model_type in FAMILY and not model.config.is_decoder
 
 
 def attend(

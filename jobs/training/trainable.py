@@ -23,9 +23,10 @@ from indexing.encoder.batching import Batch
 from indexing.encoder.device import default_batch_tokens, pick_device, pick_dtype
 from indexing.encoder.layout import ROUTER_CONFIG, WEIGHTS, Layout, read_layout
 from indexing.encoder.load import Parts, load_parts
+from indexing.encoder.packed import is_bert
 from indexing.errors import ConfigError
 
-from .packed import PackedBackbone, can_pack
+from .packed import PackedBackbone
 
 CPU_BATCH_TOKENS = 2048  # the fastest of 1,024 to 4,096 on two threads (measured)
 KINDS = ("query", "document")
@@ -105,7 +106,9 @@ class TrainableTower(nn.Module):
         super().__init__()
         self.layout, self.tokens, self.model, self.head = parts.layout, parts.tokens, parts.model, parts.head
         self.include_prompt = parts.layout.include_prompt
-        packs = on_cpu and can_pack(self.model)
+        packs = on_cpu and is_bert(self.model.config)
+        if on_cpu and not packs:
+            self.model.set_attn_implementation("eager")  # torch's own takes twice as long back on a CPU (measured)
         self.backbone: Backbone = PackedBackbone(self.model) if packs else PaddedBackbone(self.model)
         for name, weight in self.model.named_parameters():
             weight.requires_grad = "pooler." not in name  # which no vector depends on

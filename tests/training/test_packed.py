@@ -32,7 +32,7 @@ def test_gradients_without_padding_are_those_of_padded_batches(
 ) -> None:
     folder = write_transformer(tmp_path, kind)
     vectors, packed = gradients(folder, PackedBackbone)
-    monkeypatch.setattr(trainable_module, "can_pack", lambda model: False)
+    monkeypatch.setattr(trainable_module, "is_bert", lambda config: False)
     expected, padded = gradients(folder, PaddedBackbone)
     torch.testing.assert_close(vectors, expected)
     assert packed.keys() == padded.keys()
@@ -50,3 +50,4 @@ def test_decoders_are_left_to_transformers(tmp_path: Path) -> None:
     folder = write_transformer(tmp_path, "llama")
     encoder = TrainableEncoder(folder, EncoderSettings(model=str(folder), dtype="float32"))
     assert type(encoder.tower("query").backbone) is PaddedBackbone
+    assert encoder.tower("query").model.config._attn_implementation == "eager"
