@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 BLOBS_PREFIX = "blobs/"
 PINS_PREFIX = "pins/"
 CLOCK_TOLERANCE_S = 300.0
+LONGEST_WRITE_S = 3600.0
+"""Of a small object that is written without holding the lease."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ def plan_prune(store: Store, *, keep_last: int, min_age_s: float) -> PrunePlan:
     live = {blob_key(sha256) for number in protected for sha256 in releases[number].blobs()}
     unlisted = [info for info in blobs if info.key not in live]
     doomed = [info for info in unlisted if now - info.modified > min_age_s]
-    orphans = [upload for upload in store.list_uploads() if now - upload.started > min_age_s]
+    orphans = [upload for upload in store.list_uploads() if now - upload.started > orphan_age_s(upload, min_age_s)]
     return PrunePlan(
         protected=protected,
         doomed=doomed,
@@ -74,6 +76,15 @@ def plan_prune(store: Store, *, keep_last: int, min_age_s: float) -> PrunePlan:
         num_kept=len(blobs) - len(unlisted),
         num_young=len(unlisted) - len(doomed),
     )
+
+
+def orphan_age_s(upload: PendingUpload, min_age_s: float) -> float:
+    """The age from which nobody is still at work on an upload, in seconds.
+
+    Who sends blobs holds the lease, and so isn't at work during a prune. The lease itself, pins and probes are written
+    without it: their writes take no longer than the store's longest delays, whatever `min_age_s` is.
+    """
+    return min_age_s if upload.key.startswith(BLOBS_PREFIX) else max(min_age_s, LONGEST_WRITE_S)
 
 
 def protect(ages: Mapping[int, float], pinned: Iterable[int], *, keep_last: int, min_age_s: float) -> dict[int, str]:

@@ -242,3 +242,13 @@ def test_temporary_files_that_nobody_finished_go_once_old(history: History) -> N
     os.utime(temporary, (time.time() - 2 * DAY_S, time.time() - 2 * DAY_S))
     assert len(prune(history.store).orphans) == 1
     assert not temporary.exists()
+
+
+@pytest.mark.case(9)
+def test_a_prune_of_age_0_leaves_the_writes_of_those_who_wait_for_its_lease(history: History) -> None:
+    waiting = history.store._temp_path("leases/publish.json")
+    waiting.write_bytes(b"{}")
+    assert prune(history.store, min_age_s=0).orphans == []
+    os.utime(waiting, (time.time() - DAY_S, time.time() - DAY_S))
+    assert len(prune(history.store, min_age_s=0).orphans) == 1
+    assert not waiting.exists()
