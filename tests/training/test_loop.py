@@ -18,7 +18,7 @@ from jobs.training.batches import Steps
 from jobs.training.data import log_pairs
 from jobs.training.loop import backward, make_optimizer, run_steps, sum_over_workers
 from jobs.training.settings import TrainingConfig
-from jobs.training.train import load_checkpoint, save_checkpoint
+from jobs.training.train import TrainingState, advance, load_checkpoint, save_checkpoint
 from jobs.training.trainable import TrainableEncoder
 from jobs.workspace import Artifact
 
@@ -113,24 +113,31 @@ def test_a_training_that_goes_on_from_a_checkpoint_ends_with_the_weights_of_one_
     model: Path, tmp_path: Path
 ) -> None:
     settings, artifact = tiny_training(steps=6), Artifact(open_store(str(tmp_path)), "training")
-    whole, first, second = (make_encoder(model) for _ in range(3))
-    expected = [
-        loss for _, loss, _ in run_steps(whole, make_optimizer(whole, settings), make_steps(settings), settings)
-    ]
-    optimizer, curve = make_optimizer(first, settings), []
-    for number, loss, accuracy in run_steps(first, optimizer, make_steps(settings), settings):
-        curve.append((number, loss, accuracy, 0.0))
-        if number in (1, 3):
-            save_checkpoint(artifact, number + 1, first, optimizer, curve)
-        if number == 3:
+    whole, first, second = (TrainingState.begin(make_encoder(model), settings) for _ in range(3))
+    assert list(advance(whole, make_steps(settings), settings)) == [1, 2, 3, 4, 5, 6]
+    for done in advance(first, make_steps(settings), settings):
+        if done in (2, 4):
+            save_checkpoint(artifact, first)
+        if done == 4:
             break
     assert len(list(tmp_path.glob("training/checkpoints/*"))) == 1, "an older one is of no use any more"
-    optimizer = make_optimizer(second, settings)
-    curve = load_checkpoint(artifact, second, optimizer)
-    rest = run_steps(second, optimizer, make_steps(settings), settings, first_step=len(curve))
-    assert [loss for _, loss, *_ in curve] + [loss for _, loss, _ in rest] == expected
-    for found, wanted in zip(second.parameters(), whole.parameters(), strict=True):
-        assert torch.equal(found, wanted)
+    load_checkpoint(artifact, second)
+    assert list(advance(second, make_steps(settings), settings)) == [5, 6]
+    assert [loss for _, loss, *_ in second.curve] == [loss for _, loss, *_ in whole.curve]
+    for name in ("encoder", "averaged"):
+        for found, wanted in zip(getattr(second, name).parameters(), getattr(whole, name).parameters(), strict=True):
+            assert torch.equal(found, wanted)
+
+
+def test_the_result_is_an_average_over_the_last_tenth_of_the_steps(model: Path) -> None:
+    settings = tiny_training(steps=20)
+    state, mean = TrainingState.begin(make_encoder(model), settings), torch.zeros(0)
+    for done in advance(state, make_steps(settings), settings):
+        weights = torch.cat([weight.detach().flatten() for weight in state.encoder.parameters()])
+        mean = weights if done == 1 else (mean + weights) / 2  # a window of two steps
+    found = torch.cat([weight.detach().flatten() for weight in state.averaged.parameters()])
+    torch.testing.assert_close(found, mean)
+    assert not torch.equal(found, weights)
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_and_says_where(model: Path) -> None:
