@@ -37,7 +37,7 @@ class NegativesConfig:
 class TrainingConfig:
     interactions: str | None = None
     """Parquet of search logs (a file or a folder, local or s3://): query, item_id, query_group, weight …"""
-    shares: dict[str, float] = field(default_factory=lambda: {"clicks": 0.7, "reformulations": 0.1, "title": 0.2})
+    shares: dict[str, float] = field(default_factory=lambda: {"clicks": 0.8, "reformulations": 0.1, "title_creator": 0.1})
     """Of each batch: clicks, reformulations, and queries made of items: title, title_creator, creator, prefix, typo."""
     steps: int = 500
     batch_pairs: int = 128
@@ -46,7 +46,7 @@ class TrainingConfig:
     hard_share: float = 0.5
     """Of these, mined ones at the last step; at the first step none, in between linearly more."""
     negatives: NegativesConfig = field(default_factory=NegativesConfig)
-    learning_rate: float = 4e-5
+    learning_rate: float = 2e-4
     warmup: float = 0.1
     """Share of the steps in which the rate rises; after that it falls linearly to nothing."""
     weight_decay: float = 0.01
@@ -65,7 +65,7 @@ class TrainingConfig:
     blend: float = 0.0
     """Share of the old weights in the result, which holds what the encoder knew before."""
     checkpoint_every: int = 100
-    """Steps after which a killed run can go on; also after the last, before any blending."""
+    """Steps after which a killed run can go on; also after the last."""
     num_workers: int = 1
     cpus_per_worker: int = 1
     """CPUs, and torch threads, of one worker: on one machine without a GPU, one worker of all CPUs is the fastest."""

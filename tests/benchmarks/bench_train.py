@@ -42,7 +42,7 @@ from jobs.workspace import Artifact
 log = logging.getLogger(__name__)
 TRAINING = {
     "steps": 320,
-    "learning_rate": 1e-4,
+    "learning_rate": 2e-4,
     "shares": {"clicks": 0.9, "title_creator": 0.1},
     "cpus_per_worker": torch.get_num_threads(),
 }
