@@ -37,7 +37,9 @@ class NegativesConfig:
 class TrainingConfig:
     interactions: str | None = None
     """Parquet of search logs (a file or a folder, local or s3://): query, item_id, query_group, weight …"""
-    shares: dict[str, float] = field(default_factory=lambda: {"clicks": 0.8, "reformulations": 0.1, "title_creator": 0.1})
+    shares: dict[str, float] = field(
+        default_factory=lambda: {"clicks": 0.8, "reformulations": 0.1, "title_creator": 0.1}
+    )
     """Of each batch: clicks, reformulations, and queries made of items: title, title_creator, creator, prefix, typo."""
     steps: int = 500
     batch_pairs: int = 128
