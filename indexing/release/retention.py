@@ -81,8 +81,8 @@ def plan_prune(store: Store, *, keep_last: int, min_age_s: float) -> PrunePlan:
 def orphan_age_s(upload: PendingUpload, min_age_s: float) -> float:
     """The age from which nobody is still at work on an upload, in seconds.
 
-    Who sends blobs holds the lease, and so isn't at work during a prune. The lease itself, pins and probes are written
-    without it: their writes take no longer than the store's longest delays, whatever `min_age_s` is.
+    Who sends blobs holds the lease, and so isn't at work during a prune. Leases, pins and probes are written without
+    it: theirs stay for `LONGEST_WRITE_S` at least, however small `min_age_s` is.
     """
     return min_age_s if upload.key.startswith(BLOBS_PREFIX) else max(min_age_s, LONGEST_WRITE_S)
 

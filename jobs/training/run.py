@@ -30,7 +30,7 @@ from .registry import AcceptedEncoder, accept, encoder_url, newest, pin_encoder
 from .train import TrainJob, check_workers, train
 
 logger = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 NEW, INCUMBENT, BM25 = "new", "incumbent", "bm25"
 SAMPLE_QUERIES = 50
 
