@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from .session import ClusterUnavailable
+from cluster.session import ClusterUnavailable
 
 Item = TypeVar("Item")
 

@@ -7,19 +7,21 @@ for hit in release.search("rainy sunday piano", k=10):
     print(hit.score, hit.item_id, hit.metadata["title"])
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from indexing.live import LiveRelease
-    from indexing.search import Hit, OpenRelease, Results, open_release
+    from indexing.search.open import open_release
+    from indexing.search.results import Hit, OpenRelease, Results
+    from indexing.serving.live import LiveRelease
 
 __all__ = ["Hit", "LiveRelease", "OpenRelease", "Results", "open_release"]
+
+HOMES = {"open_release": "indexing.search.open", "LiveRelease": "indexing.serving.live"}
 
 
 def __getattr__(name: str) -> Any:
     """Imports the search on first use, so that a job that only wants `indexing.errors` doesn't pay for it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from indexing import live, search
-
-    return live.LiveRelease if name == "LiveRelease" else getattr(search, name)
+    return getattr(import_module(HOMES.get(name, "indexing.search.results")), name)

@@ -8,7 +8,7 @@ from typing import NoReturn, TypeAlias
 
 from rich.console import Console
 
-from . import commands, store_commands
+from jobs.cli import commands, store_commands
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
 WRONG_ARGUMENTS = 2

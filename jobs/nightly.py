@@ -9,25 +9,27 @@ import socket
 from dataclasses import dataclass, replace
 
 from cluster.session import ray_session
-from indexing.release.commit import read_release, release_numbers
 from indexing.release.lease import hold_lease
 from indexing.release.manifest import Release
 from indexing.store import Store, open_store
 from indexing.store.preflight import preflight
-
-from .build import build, built_shards
-from .config import Config, fingerprint
-from .encode import EncoderIdentity, encode, identify_encoder
-from .prepare import part_settings, prepare
-from .progress import Progress
-from .publish import Published, find_published, publish
-from .source import scan_source
-from .training.registry import pin_encoder
-from .validate import GatesFailed, validate
-from .workspace import Artifact
+from jobs.config.schema import Config
+from jobs.inputs.catalogue import scan_source
+from jobs.inputs.encoder import EncoderIdentity, identify_encoder, pin_encoder
+from jobs.inputs.parent import current_release
+from jobs.inputs.rows import part_settings
+from jobs.progress import Progress
+from jobs.stages.build import build
+from jobs.stages.encode import encode
+from jobs.stages.prepare import prepare
+from jobs.stages.publish import Published, find_published, publish
+from jobs.stages.validate import GatesFailed, validate
+from jobs.workspace.artifact import Artifact
+from jobs.workspace.fingerprint import fingerprint
+from jobs.workspace.rates import RATES_KEY, read_rates
+from jobs.workspace.records import built_shards
 
 logger = logging.getLogger(__name__)
-RATES_KEY = "rates.json"
 ROWS_TO_TELL = 2_000
 
 
@@ -115,13 +117,6 @@ def preflight_once(store: Store, workspace: Store) -> None:
         workspace.put(key, json.dumps({"store": store.url}).encode())
 
 
-def current_release(config: Config) -> Release | None:
-    """The release that this run will follow; None in a store that has none."""
-    store = open_store(config.store, config.s3)
-    numbers = release_numbers(store)
-    return read_release(store, numbers[-1]) if numbers else None
-
-
 def keep_rates(workspace: Store, encoded: Artifact, built: Artifact, progress: Progress) -> None:
     """Notes rows/s of encoding and building for the next plan, when this run did enough to tell."""
     rows = {
@@ -135,8 +130,3 @@ def keep_rates(workspace: Store, encoded: Artifact, built: Artifact, progress: P
     }
     if rates:
         workspace.put(RATES_KEY, json.dumps({**read_rates(workspace), **rates}).encode())
-
-
-def read_rates(workspace: Store) -> dict[str, float]:
-    """Rows/s of the stages `encode` and `build`, as the last large run in this workspace had them."""
-    return json.loads(workspace.get(RATES_KEY)) if workspace.head(RATES_KEY) else {}

@@ -14,34 +14,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-from rich.console import Console
-from rich.table import Table
 
 from cluster.fanout import fan_out
 from cluster.session import cluster_resources, ray_session
 from indexing.encoder import load_encoder
+from indexing.key_ranges import KeyRange, key_range, num_shards
 from indexing.release.manifest import Release, Shard
 from indexing.release.shard import read_live_rows, read_rows
-from indexing.sharding import KeyRange, key_range, num_shards
 from indexing.store import Store, open_store
-
-from .build import shards_to_carry, why_other_shards, why_rebuild
-from .changes import download_into, plan_changes
-from .config import Config
-from .encode import (
-    EncoderIdentity,
-    identify_encoder,
-    list_chunks,
-    local_model,
-    num_chunks,
-    read_known,
-    vectors_artifact,
-)
-from .nightly import current_release, read_rates
-from .prepare import ROWS_PER_DUPLICATE_CHECK, PartSettings, check_part, part_settings
-from .source import Part, Source, scan_source
-from .training.registry import pin_encoder
-from .vectors import VECTOR, column_vectors, read_npy_dim
+from indexing.store.cache import download_into
+from jobs.config.schema import Config
+from jobs.inputs.catalogue import Part, Source, scan_source
+from jobs.inputs.encoder import EncoderIdentity, identify_encoder, local_model, pin_encoder
+from jobs.inputs.parent import current_release
+from jobs.inputs.precomputed_vectors import column_vectors, read_npy_dim
+from jobs.inputs.rows import PartSettings, check_part, part_settings
+from jobs.stages.build import shards_to_carry, why_other_shards, why_rebuild
+from jobs.stages.carry_over import plan_changes
+from jobs.stages.prepare import ROWS_PER_DUPLICATE_CHECK
+from jobs.workspace.chunks import list_chunks, num_chunks, read_known, vectors_artifact
+from jobs.workspace.rates import read_rates
+from jobs.workspace.vectors import VECTOR
 
 DEFAULT_RATES = {"encode": 400.0, "build": 2_100.0}
 """Rows/s of one core with AVX512-BF16: all-MiniLM-L6-v2 on texts of 21 tokens; HNSW at 384 dimensions, M 16, ef 200."""
@@ -240,26 +233,3 @@ def count_to_index(
 ) -> int:
     """Items whose shards are built whole: all but those of the shards that are carried on."""
     return totals.total() - sum(shards[key]["num_items"] - shards[key]["num_to_index"] for key in carried)
-
-
-def print_plan(plan: Plan, console: Console) -> None:
-    table = Table("collection", "items", "shards", box=None, header_style="bold")
-    for name, (items, shards) in plan.collections.items():
-        table.add_row(name, f"{items:,}", str(shards))
-    console.print(table, markup=False)
-    basis = "by the rates of earlier runs here" if plan.is_measured else "a guess: no run here has been measured yet"
-    lines = [
-        f"rows          {plan.num_rows:,}, of which {plan.num_bad:,} break the contract",
-        f"encode        {plan.num_to_encode:,} texts; {plan.num_reused:,} are reused",
-        f"index         {plan.index_bytes / 1e6:,.1f} MB",
-        f"time          about {plan.seconds:,.0f} s, {basis}",
-        f"memory        about {plan.worker_bytes / 2**20:,.0f} MiB in the largest worker",
-    ]
-    if plan.changes is not None:
-        changes = ", ".join(f"{count:,} {name}" for name, count in plan.changes.items())
-        lines.insert(2, f"items         {changes} since the current release")
-    reason = plan.why_rebuild or "in shards that have changed too much; the others are carried on"
-    lines.insert(-3, f"build         {plan.num_to_index:,} items: {reason}")
-    console.print()
-    for line in lines:
-        console.print(line, markup=False, highlight=False)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from indexing.cache import BlobCache, default_cache_folder
 from indexing.errors import DamagedError, StoreUnavailable
-from indexing.release.manifest import Blob, blob_key
 from indexing.store import Store, open_store
+from indexing.store.blobs import Blob, blob_key
+from indexing.store.cache import BlobCache, default_cache_folder
 
 CONTENT = b"some content " * 1000
 BLOB = Blob(sha256=hashlib.sha256(CONTENT).hexdigest(), size_bytes=len(CONTENT))
@@ -54,7 +54,7 @@ def test_a_damaged_or_missing_blob_in_the_store_is_named_and_leaves_nothing(
 
 def test_threads_and_processes_can_share_one_folder(tmp_path: Path, blob_store: Store) -> None:
     program = (
-        "import sys, pathlib; from indexing.cache import BlobCache; from indexing.release.manifest import Blob;"
+        "import sys, pathlib; from indexing.store.cache import BlobCache; from indexing.store.blobs import Blob;"
         "from indexing.store import open_store; blob = Blob(sha256=sys.argv[3], size_bytes=int(sys.argv[4]));"
         "BlobCache(pathlib.Path(sys.argv[2])).fetch(open_store(sys.argv[1]), blob)"
     )

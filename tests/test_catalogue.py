@@ -8,17 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexing.catalogue import (
-    CONTRACT,
-    FINGERPRINT_TYPE,
-    STRINGS,
-    conform_schema,
-    conform_table,
-    parse_templates,
-    render_texts,
-    row_fingerprints,
-    split_rows,
-)
+from indexing.catalogue.contract import CONTRACT, FINGERPRINT_TYPE, STRINGS, conform_schema, conform_table, split_rows
+from indexing.catalogue.text import parse_templates, render_texts, row_fingerprints
 from indexing.errors import ConfigError, DataError
 
 GOOD = {"item_id": "t1", "item_type": "track", "title": "So What", "creators": ["Miles Davis"], "popularity": 0.5}

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from indexing.catalogue import CONTRACT
+from indexing.catalogue.contract import CONTRACT
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo"
 MAX_BYTES = 400_000

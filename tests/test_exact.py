@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexing.exact import exact_search, merge_top_k
+from indexing.dense.exact import exact_search, merge_top_k
 
 
 def naive_search(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

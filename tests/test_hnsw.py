@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from support.tiny_release import unit_vectors
 
+from indexing.dense.exact import exact_search
+from indexing.dense.hnsw import build_index, load_graph
+from indexing.dense.params import IndexParams
 from indexing.errors import DamagedError, DataError, StoreUnavailable
-from indexing.exact import exact_search
-from indexing.hnsw import IndexParams, build_index, load_graph
-from indexing.metrics import recall_at_k
+from tests.support.recall import recall_at_k
 
 PARAMS = IndexParams(M=16, ef_construction=100, seed=7)
 
@@ -27,7 +28,7 @@ def built_shard(tmp_path: Path) -> tuple[Path, np.ndarray]:
 def test_two_processes_build_the_same_bytes(tmp_path: Path) -> None:
     np.save(tmp_path / "vectors.npy", unit_vectors(1000))
     program = (
-        "import sys, pathlib, numpy; from indexing.hnsw import *;"
+        "import sys, pathlib, numpy; from indexing.dense.hnsw import *;"
         "build_index(numpy.load(sys.argv[1]), IndexParams(), pathlib.Path(sys.argv[2]))"
     )
     digests = set()

@@ -17,11 +17,11 @@ ONLY_IN = {
     "cluster": ("cluster/", "jobs/"),
     "indexing": ("indexing/", "jobs/"),
     "ray": ("cluster/", "jobs/"),
-    "torch": ("indexing/encoder/", "jobs/training/"),
-    "transformers": ("indexing/encoder/", "jobs/training/"),
-    "tokenizers": ("indexing/encoder/", "jobs/training/"),
-    "safetensors": ("indexing/encoder/", "jobs/training/"),
-    "hnswlib": ("indexing/hnsw.py",),
+    "torch": ("indexing/encoder/", "jobs/training/encoder/"),
+    "transformers": ("indexing/encoder/", "jobs/training/encoder/"),
+    "tokenizers": ("indexing/encoder/", "jobs/training/encoder/"),
+    "safetensors": ("indexing/encoder/", "jobs/training/encoder/"),
+    "hnswlib": ("indexing/dense/hnsw.py",),
     "boto3": ("indexing/store/s3",),
     "botocore": ("indexing/store/s3",),
 }
@@ -65,9 +65,9 @@ def test_module_imports_only_what_its_folder_may(path: str) -> None:
 @pytest.mark.parametrize(
     ("source", "path", "stray"),
     [
-        ("import ray.data", "indexing/search.py", "ray"),
-        ("def f():\n    from torch import nn", "indexing/search.py", "torch"),
-        ("from hnswlib import Index", "indexing/exact.py", "hnswlib"),
+        ("import ray.data", "indexing/search/open.py", "ray"),
+        ("def f():\n    from torch import nn", "indexing/search/open.py", "torch"),
+        ("from hnswlib import Index", "indexing/dense/exact.py", "hnswlib"),
         ("import botocore.config", "indexing/store/local.py", "botocore"),
         ("from indexing.errors import DataError", "cluster/session.py", "indexing"),
         ("from cluster import session", "indexing/store/base.py", "cluster"),
@@ -82,9 +82,9 @@ def test_a_stray_import_is_caught(source: str, path: str, stray: str) -> None:
 @pytest.mark.parametrize(
     ("source", "path"),
     [
-        ("import ray\nfrom cluster import session\nfrom indexing.store import open_store", "jobs/encode.py"),
+        ("import ray\nfrom cluster import session\nfrom indexing.store import open_store", "jobs/stages/encode.py"),
         ("from ..errors import DataError\nfrom . import base\nimport boto3", "indexing/store/s3.py"),
-        ("import torch", "jobs/training/train.py"),
+        ("import torch", "jobs/training/encoder/train.py"),
     ],
 )
 def test_an_allowed_import_is_not_caught(source: str, path: str) -> None:

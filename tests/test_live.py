@@ -9,10 +9,11 @@ import pytest
 from support.tiny_release import ReleaseMaker, unit_vectors
 
 from indexing import LiveRelease
-from indexing.cache import GRACE_S, BlobCache
 from indexing.errors import ConfigError, DamagedError, NightcrateError
-from indexing.release.manifest import Release, blob_key, release_key
+from indexing.release.manifest import Release, release_key
 from indexing.store import Store, open_store
+from indexing.store.blobs import blob_key
+from indexing.store.cache import GRACE_S, BlobCache
 
 QUERY = unit_vectors(1, seed=9)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from indexing.metrics import recall_at_k, recall_per_query
+from tests.support.recall import recall_at_k, recall_per_query
 
 
 def test_recall_is_the_share_of_true_neighbours_found_in_any_order() -> None:

@@ -12,11 +12,11 @@ import pytest
 from support.tiny_release import DIM, ReleaseMaker, unit_vectors
 
 from indexing import Hit, OpenRelease, open_release
+from indexing.dense.exact import exact_search
 from indexing.encoder import EncoderSettings, encoder_files, load_encoder, resolve_model
 from indexing.errors import ConfigError, DamagedError
-from indexing.exact import exact_search
-from indexing.release.manifest import blob_key
 from indexing.store import open_store
+from indexing.store.blobs import blob_key
 
 TRACKS, SHOWS = [f"track-{i}" for i in range(180)], [f"show-{i}" for i in range(40)]
 VECTORS = unit_vectors(220)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexing.sharding import KEY_SPACE, id_keys, key_range, num_shards, range_of
+from indexing.key_ranges import KEY_SPACE, id_keys, key_range, num_shards, range_of
 
 TOTALS = st.integers(1, 3000)
 KEYS = st.lists(st.integers(0, KEY_SPACE - 1), min_size=1, max_size=50)

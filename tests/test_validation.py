@@ -7,18 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexing.validation import (
-    Gate,
-    at_least,
-    at_most,
-    choose_ef,
-    count_bad_vectors,
-    equal,
-    recall_by_score,
-    self_match,
-    slice_rows,
-    split_halves,
-)
+from indexing.vectors import count_bad_vectors
+from jobs.quality.gates import Gate, at_least, at_most, equal
+from jobs.quality.recall import choose_ef, recall_by_score, self_match, split_halves
+from jobs.quality.slices import slice_rows
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from indexing.encoder.locate import encoder_digest, encoder_files, resolve_model
 from indexing.encoder.settings import EncoderSettings, EncodeStats
-from indexing.encoder.source import encoder_digest, encoder_files, resolve_model
 
 if TYPE_CHECKING:
     from indexing.encoder.encoder import Encoder

@@ -20,8 +20,8 @@ from indexing.encoder.device import default_batch_tokens, pick_device, pick_dtyp
 from indexing.encoder.encoder import Encoder, Tower
 from indexing.encoder.head import Head
 from indexing.encoder.layout import Layout, read_layout
-from indexing.encoder.packed import PackedBert, can_pack
 from indexing.encoder.settings import EncoderSettings
+from indexing.encoder.unpadded import PackedBert, can_pack
 from indexing.errors import ConfigError
 
 if TYPE_CHECKING:

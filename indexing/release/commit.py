@@ -1,6 +1,5 @@
 """Publishing and reading releases: blobs first, each verified, then one release file that is created only if absent."""
 
-import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,20 +8,17 @@ from indexing.errors import ConfigError, DamagedError, ObjectNotFound, PublishCo
 from indexing.release.manifest import (
     MAX_RELEASE_BYTES,
     RELEASES_PREFIX,
-    Blob,
-    Fetch,
     Release,
-    blob_key,
     parse_release,
     release_key,
     release_number,
     release_to_bytes,
 )
 from indexing.store import ObjectInfo, Store
+from indexing.store.blobs import Blob, Fetch, blob_key, hash_object
 
 UPLOAD_THREADS = 8
 YOUNG_S = 3600.0
-READ_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,15 +110,6 @@ def commit_release(store: Store, release: Release) -> None:
         raise _conflict(store, release, release.number)
     if store.get(key, max_bytes=MAX_RELEASE_BYTES) != data:
         raise StoreUnavailable(f"{store.url}: expected the release just written in {key}, got other bytes")
-
-
-def hash_object(store: Store, key: str) -> str:
-    """The sha256 of an object, read once as a stream."""
-    with store.open(key) as stream:
-        digest = hashlib.sha256()
-        while chunk := stream.read(READ_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def missing_blobs(store: Store, release: Release) -> list[str]:

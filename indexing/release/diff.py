@@ -1,4 +1,4 @@
-"""What changed between two releases: items, vectors and files. One range of ids at a time: memory holds two shards."""
+"""How good a ranking is."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -8,9 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexing.release.manifest import Collection, Fetch, Release
+from indexing.key_ranges import id_keys, key_range, range_of
+from indexing.release.manifest import Collection, Release
 from indexing.release.shard import open_graph, read_live_rows
-from indexing.sharding import id_keys, key_range, range_of
+from indexing.store.blobs import Fetch
+
+
+def overlap(before: np.ndarray, after: np.ndarray) -> float:
+    """The mean share of `after`'s hits that `before` has too: ids as str objects, (num_queries, at most k) both."""
+    return float(np.mean([len(set(old) & set(new)) / len(new) for old, new in zip(before, after, strict=True)]))
+
 
 DRIFT_STEP = 1e-4
 """Drift is counted in steps of this size, so that counts take little memory however many items there are."""

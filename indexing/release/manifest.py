@@ -3,33 +3,21 @@
 import datetime
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal, NoReturn
 
+from indexing.dense.params import IndexParams
 from indexing.errors import DamagedError
-from indexing.hnsw import IndexParams
 from indexing.release.codec import MAX_INT, decode_strict, encode_canonical
+from indexing.store.blobs import Blob
 
 MAX_RELEASE_BYTES = 32 * 1024 * 1024
 MAX_DIM = 65_536
 RELEASES_PREFIX = "releases/"
 _RELEASE_KEY = re.compile(r"releases/(\d{20})\.json", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Blob:
-    """An immutable object of the store, named by its content."""
-
-    sha256: str
-    """64 lower-case hex digits."""
-    size_bytes: int
-
-
-Fetch = Callable[[Blob], Path]
-"""From a blob to a file of this machine whose digest has been checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,11 +158,6 @@ class Release:
     @property
     def size_bytes(self) -> int:
         return sum(blob.size_bytes for blob in self.blobs().values())
-
-
-def blob_key(sha256: str) -> str:
-    """The key of a blob: from the digest alone, so no release file can point anywhere else."""
-    return f"blobs/sha256/{sha256[:2]}/{sha256}"
 
 
 def release_key(number: int) -> str:

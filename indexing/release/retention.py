@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 from indexing.errors import ConfigError, DamagedError, StoreUnavailable
 from indexing.release.commit import read_release, release_numbers
-from indexing.release.manifest import Release, blob_key, release_key
+from indexing.release.manifest import Release, release_key
 from indexing.store import ObjectInfo, PendingUpload, Store
+from indexing.store.blobs import blob_key
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from indexing.cache import download_verified
 from indexing.errors import ConfigError, DamagedError
 from indexing.release.commit import commit_release, missing_blobs, read_release
-from indexing.release.manifest import Blob, Release, blob_key
+from indexing.release.manifest import Release
 from indexing.release.signing import Ed25519PrivateKey, sign_release
 from indexing.release.verify import verify_release
 from indexing.store import Store
+from indexing.store.blobs import Blob, blob_key
+from indexing.store.cache import download_verified
 
 
 def roll_back(

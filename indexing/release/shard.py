@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from indexing.dense.hnsw import Graph, load_graph
 from indexing.errors import DamagedError
-from indexing.hnsw import Graph, load_graph
-from indexing.release.manifest import Collection, Fetch, Shard
-from indexing.validation import NORM_TOLERANCE
+from indexing.release.manifest import Collection, Shard
+from indexing.store.blobs import Fetch
+from indexing.vectors import NORM_TOLERANCE
 
 BLOCK_ROWS = 8192
 ITEMS_SCHEMA = pa.schema({"item_id": pa.string(), "fingerprint": pa.binary(16)})

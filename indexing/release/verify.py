@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from indexing.cache import download_verified
 from indexing.errors import DamagedError
-from indexing.release.manifest import Blob, Collection, EncoderEntry, Fetch, Release, Shard
+from indexing.key_ranges import id_keys, range_of
+from indexing.release.manifest import Collection, EncoderEntry, Release, Shard
 from indexing.release.shard import load_shard, read_live_rows, read_metadata
-from indexing.sharding import id_keys, range_of
 from indexing.store import Store
+from indexing.store.blobs import Blob, Fetch
+from indexing.store.cache import download_verified
 
 VERIFY_THREADS = 4
 MAX_SHOWN = 3

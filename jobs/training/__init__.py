@@ -1,0 +1,1 @@
+"""Learning from search logs, one folder for each kind of model."""

@@ -28,7 +28,8 @@ from support.seaweedfs import SeaweedFS
 import jobs.nightly
 from cluster.session import ray_session
 from indexing import OpenRelease, open_release
-from jobs.config import Config, load_config
+from jobs.config.load import load_config
+from jobs.config.schema import Config
 from jobs.progress import Progress
 
 log = logging.getLogger(__name__)

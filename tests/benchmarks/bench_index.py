@@ -27,11 +27,12 @@ import hnswlib
 import numpy as np
 
 from indexing import OpenRelease, open_release
-from indexing.exact import exact_search
-from indexing.hnsw import IndexParams, build_index
-from indexing.metrics import recall_at_k
-from indexing.sharding import id_keys, range_of
+from indexing.dense.exact import exact_search
+from indexing.dense.hnsw import build_index
+from indexing.dense.params import IndexParams
+from indexing.key_ranges import id_keys, range_of
 from indexing.store import open_store
+from tests.support.recall import recall_at_k
 
 log = logging.getLogger(__name__)
 

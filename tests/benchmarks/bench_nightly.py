@@ -23,12 +23,12 @@ from rich.console import Console
 from support.seaweedfs import SeaweedFS
 
 from indexing.encoder import load_encoder
-from jobs.config import load_config
-from jobs.encode import local_model
+from jobs.config.load import load_config
+from jobs.inputs.encoder import local_model
 from jobs.nightly import Outcome
 from jobs.nightly import run as run_stages
 from jobs.progress import Bar, Progress
-from jobs.summary import stage_figures
+from jobs.report.console import stage_figures
 
 CORES = len(os.sched_getaffinity(0))
 

@@ -24,12 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from indexing.hnsw import IndexParams
+from indexing.dense.params import IndexParams
 from indexing.store.s3 import PART_BYTES
-from jobs.config import IndexConfig, load_config
+from jobs.config.load import load_config
+from jobs.config.schema import IndexConfig
 from jobs.nightly import run as run_stages
 from jobs.progress import Progress
-from jobs.summary import stage_figures
+from jobs.report.console import stage_figures
 
 log = logging.getLogger(__name__)
 CORES = len(os.sched_getaffinity(0))

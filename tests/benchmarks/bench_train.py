@@ -22,22 +22,24 @@ from bench_encode import CATALOGUES, MODEL
 from rich.console import Console
 
 from cluster.session import ray_session
-from indexing.cache import default_cache_folder
+from indexing.dense.exact import exact_search
 from indexing.encoder import EncoderSettings, load_encoder, resolve_model
-from indexing.exact import exact_search
 from indexing.store import open_store
-from jobs.config import Config, load_config
+from indexing.store.cache import default_cache_folder
+from jobs.config.load import load_config
+from jobs.config.schema import Config
+from jobs.config.training import TrainingConfig
+from jobs.evaluation.metrics import Ranking, measure, paired_bootstrap, slice_relevant
+from jobs.inputs.catalogue import scan_source
+from jobs.inputs.interactions import read_interactions
+from jobs.inputs.items import scan_items
 from jobs.progress import Progress
-from jobs.source import scan_source
-from jobs.training.batches import Steps
-from jobs.training.data import TrainingData, log_pairs, make_data, scan_items, write_data
-from jobs.training.interactions import read_interactions
-from jobs.training.negatives import Mined
-from jobs.training.ranking import Ranking, measure, paired_bootstrap, slice_relevant
-from jobs.training.sampler import split_groups
-from jobs.training.settings import TrainingConfig
-from jobs.training.train import TrainJob, train
-from jobs.workspace import Artifact
+from jobs.training.encoder.batches import Steps
+from jobs.training.encoder.data import TrainingData, log_pairs, make_data, write_data
+from jobs.training.encoder.negatives import Mined
+from jobs.training.encoder.sampler import split_groups
+from jobs.training.encoder.train import TrainJob, train
+from jobs.workspace.artifact import Artifact
 
 log = logging.getLogger(__name__)
 TRAINING = {

@@ -19,11 +19,11 @@ from torch import nn
 
 from indexing.encoder import EncoderSettings, encoder_files, load_encoder, resolve_model
 from indexing.encoder import load as load_module
-from indexing.encoder import packed as packed_module
+from indexing.encoder import unpadded as packed_module
 from indexing.encoder.backbone import PaddedBackbone
 from indexing.encoder.device import CPU_FLAGS, cpu_flags
 from indexing.encoder.encoder import Encoder
-from indexing.encoder.packed import PackedBert
+from indexing.encoder.unpadded import PackedBert
 
 Make = Callable[..., SentenceTransformer]
 Load = Callable[..., Encoder]

@@ -15,10 +15,11 @@ import numpy as np
 from indexing import open_release
 from indexing.errors import NightcrateError
 from indexing.release.commit import read_release
-from indexing.release.manifest import Blob, blob_key, release_key
+from indexing.release.manifest import release_key
 from indexing.release.verify import verify_release
-from indexing.search import OpenRelease
+from indexing.search.results import OpenRelease
 from indexing.store import open_store
+from indexing.store.blobs import Blob, blob_key
 
 NUM_QUERIES = 20
 VALUES: list[Any] = [None, True, 0, -1, 1, 2**31, 2**70, 1.5, "", "x", "../../x", "0" * 64, [], {}, [[]]]

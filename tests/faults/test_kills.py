@@ -16,9 +16,9 @@ from flow.worlds import World, descendants
 from support.fault_proxy import FaultProxy
 from support.report import Trials
 
-from indexing.release.manifest import blob_key
 from indexing.release.retention import apply_prune, plan_prune
 from indexing.store import open_store
+from indexing.store.blobs import blob_key
 
 pytestmark = pytest.mark.timeout(600)  # a dozen runs, each a start of Ray workers
 

@@ -14,9 +14,9 @@ from faults.ray_head import RayHead
 from flow.worlds import World
 from support.tiny_release import DIM, PARAMS, unit_vectors
 
+from indexing.dense.hnsw import HEADER, build_index
+from indexing.dense.load_check import check_loads
 from indexing.errors import ValidationFailed
-from indexing.hnsw import HEADER, build_index
-from indexing.release.load_check import check_loads
 
 NUM_ITEMS = 300
 Alter = Callable[[bytes], bytes]
@@ -72,7 +72,7 @@ def test_a_graph_that_cannot_be_served_fails_by_the_name_of_its_shard(graph: Pat
 
 
 def test_a_graph_that_takes_too_long_fails(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("indexing.release.load_check.TIMEOUT_S", 0.01)
+    monkeypatch.setattr("indexing.dense.load_check.TIMEOUT_S", 0.01)
     with pytest.raises(ValidationFailed, match=r"tracks/0: its graph was not loaded and searched within 0\.01 s"):
         check_loads(graph, DIM, NUM_ITEMS, "tracks/0")
 

@@ -14,13 +14,14 @@ from flow.worlds import SYLLABLES, World, make_rows
 from support.tiny_encoder import write_tiny_encoder
 
 from indexing.store import open_store
-from jobs.build import built_artifact
-from jobs.config import load_config
-from jobs.encode import identify_encoder
-from jobs.prepare import prepared_artifact
-from jobs.source import scan_source
-from jobs.validate import query_texts, validated_artifact
-from jobs.workspace import Artifact
+from jobs.config.load import load_config
+from jobs.inputs.catalogue import scan_source
+from jobs.inputs.encoder import identify_encoder
+from jobs.inputs.queries import query_texts
+from jobs.stages.build import built_artifact
+from jobs.stages.prepare import prepared_artifact
+from jobs.stages.validate import validated_artifact
+from jobs.workspace.artifact import Artifact
 
 pytestmark = [pytest.mark.case(18), pytest.mark.timeout(900)]
 
@@ -74,7 +75,15 @@ def test_a_run_reuses_nothing_that_a_change_has_made_stale(
     assert content(world.releases()[-1]) == content(fresh.releases()[-1])
 
 
-@pytest.mark.parametrize("stage", ["prepare", "encode", "build", "validate"])
+FORMAT_OF = {
+    "prepare": "jobs.stages.prepare",
+    "encode": "jobs.inputs.encoder",
+    "build": "jobs.stages.build",
+    "validate": "jobs.stages.validate",
+}
+
+
+@pytest.mark.parametrize("stage", FORMAT_OF)
 def test_another_version_of_a_stage_has_other_artifacts(
     get_nights: GetNights, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,12 +97,12 @@ def test_another_version_of_a_stage_has_other_artifacts(
         prepared = prepared_artifact(config, workspace, scan_source(config), encoder.fingerprint)
         built = built_artifact(config, prepared, nights.first)
         # Any build's marker will do: its place is in the name as well.
-        monkeypatch.setattr("jobs.validate.built_shards", lambda built: [])
+        monkeypatch.setattr("jobs.stages.validate.built_shards", lambda built: [])
         validated = validated_artifact(config, built, nights.first, None)
         return {"encode": encoder.fingerprint, **paths(prepare=prepared, build=built, validate=validated)}
 
     before = names()
-    monkeypatch.setattr(f"jobs.{stage}.FORMAT", 99)
+    monkeypatch.setattr(f"{FORMAT_OF[stage]}.FORMAT", 99)
     order = ["encode", "prepare", "build", "validate"]
     changed = [name for name, path in names().items() if path != before[name]]
     assert sorted(changed) == sorted(order[order.index(stage) :])
@@ -127,6 +136,6 @@ def test_queries_that_change_under_one_name_are_measured_anew(
         texts.append(query_texts(config))
     assert texts == [["rose wave"], ["storm glow"]]
     built = Artifact(open_store(config.workspace), "builds/x")
-    monkeypatch.setattr("jobs.validate.built_shards", lambda built: [])
+    monkeypatch.setattr("jobs.stages.validate.built_shards", lambda built: [])
     one, other = (validated_artifact(config, built, None, queries).path for queries in texts)
     assert one != other

@@ -17,8 +17,9 @@ from support.seaweedfs import SeaweedFS
 
 from indexing.release.commit import commit_release
 from indexing.release.lease import hold_lease
-from indexing.release.manifest import blob_key, release_key
+from indexing.release.manifest import release_key
 from indexing.store import open_store
+from indexing.store.blobs import blob_key
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -14,16 +14,17 @@ from flow.worlds import IDS, VECTORS, Night, World, shard_digests, vector_world
 
 import jobs.nightly
 from indexing import open_release
+from indexing.dense.exact import exact_search
 from indexing.errors import ValidationFailed
-from indexing.exact import exact_search
 from indexing.release.verify import verify_release
 from indexing.store import open_store
-from indexing.validation import recall_by_score
-from jobs.build import built_shards
-from jobs.config import Config, load_config
+from jobs.config.load import load_config
+from jobs.config.schema import Config
 from jobs.plan import make_plan
-from jobs.validate import GatesFailed
-from jobs.workspace import Artifact
+from jobs.quality.recall import recall_by_score
+from jobs.stages.validate import GatesFailed
+from jobs.workspace.artifact import Artifact
+from jobs.workspace.records import built_shards
 
 pytestmark = pytest.mark.timeout(600)
 CHANGED = np.random.default_rng(1).normal(size=VECTORS.shape).astype(np.float32)

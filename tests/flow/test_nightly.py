@@ -23,13 +23,13 @@ from flow.worlds import (
 
 from indexing import open_release
 from indexing.errors import ValidationFailed
-from indexing.release.manifest import blob_key
-from indexing.sharding import id_keys, range_of
+from indexing.key_ranges import id_keys, range_of
 from indexing.store import open_store
+from indexing.store.blobs import blob_key
 from indexing.store.local import LocalStore
-from jobs.build import built_shards
-from jobs.config import load_config
+from jobs.config.load import load_config
 from jobs.plan import make_plan
+from jobs.workspace.records import built_shards
 
 ROWS = make_rows()
 TITLES = {row["item_id"]: row["title"] for row in ROWS}

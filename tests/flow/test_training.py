@@ -15,8 +15,8 @@ from training.worlds import make_items, make_log, tiny_model, tiny_training
 
 from indexing import open_release
 from indexing.encoder import encoder_digest
+from indexing.release.registry import newest
 from indexing.store import open_store
-from jobs.training.registry import newest
 
 
 def make_world(folder: Path, **training: Any) -> World:

@@ -22,7 +22,7 @@ from indexing.release.commit import read_release, release_numbers
 from indexing.release.manifest import Release
 from indexing.store import open_store
 from jobs.__main__ import main
-from jobs.config import load_config
+from jobs.config.load import load_config
 from jobs.nightly import Outcome, run
 from jobs.progress import Progress
 

@@ -9,9 +9,11 @@ from flow.worlds import SYLLABLES, make_config, words
 from omegaconf import OmegaConf
 from support.tiny_encoder import write_tiny_encoder
 
+from indexing.dense.exact import exact_search
 from indexing.encoder import load_encoder
-from indexing.exact import exact_search
-from jobs.attribution import (
+from jobs.config.load import load_config
+from jobs.config.schema import Config
+from jobs.quality.recall_loss import (
     NUM_ITEMS,
     NUM_NEAR,
     encode_again,
@@ -23,7 +25,6 @@ from jobs.attribution import (
     texts_of,
     worst_skew,
 )
-from jobs.config import Config, load_config
 
 TEXTS = [words(np.random.default_rng(number), 4) for number in range(200)]
 

@@ -7,14 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from indexing.catalogue import FINGERPRINT_TYPE
+from indexing.catalogue.contract import FINGERPRINT_TYPE
+from indexing.dense.params import IndexParams
 from indexing.errors import DamagedError, DataError
-from indexing.hnsw import IndexParams
-from indexing.sharding import KEY_SPACE, KeyRange, id_keys, key_range
+from indexing.key_ranges import KEY_SPACE, KeyRange, id_keys, key_range
 from indexing.store import open_store
-from jobs.build import ShardTask, shard_items, shard_vectors, without_empty
-from jobs.vectors import VECTOR, vector_column
-from jobs.workspace import Artifact, write_run
+from jobs.stages.build import ShardTask, shard_items, shard_vectors, without_empty
+from jobs.workspace.artifact import Artifact
+from jobs.workspace.runs import write_run
+from jobs.workspace.vectors import VECTOR, vector_column
 
 ALL = KeyRange(0, KEY_SPACE - 1)
 IDS = [f"item-{number}" for number in range(40)]

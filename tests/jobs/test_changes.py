@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tiny_release import PARAMS, unit_vectors
 
-from indexing.cache import hash_file
-from indexing.hnsw import build_index
-from indexing.release.manifest import Blob, Shard, blob_key
+from indexing.dense.hnsw import build_index
+from indexing.release.manifest import Shard
 from indexing.release.shard import ITEMS_SCHEMA, open_graph, read_live_rows, read_metadata
 from indexing.store import open_store
-from jobs.changes import MAX_DELTAS, match_rows, plan_changes, update_shard
-from jobs.workspace import local_blobs, parquet_bytes, put_blob, workspace_key
+from indexing.store.blobs import Blob, blob_key, hash_file
+from jobs.stages.carry_over import MAX_DELTAS, match_rows, plan_changes, update_shard
+from jobs.workspace.blobs import local_blobs, put_blob, workspace_key
+from jobs.workspace.runs import parquet_bytes
 
 Row = tuple[str, int]
 """An item and the version of its content."""

@@ -16,8 +16,8 @@ from support.tiny_encoder import write_tiny_encoder
 
 from indexing import OpenRelease, open_release
 from indexing.release.commit import read_release
-from indexing.release.manifest import blob_key
 from indexing.store import open_store
+from indexing.store.blobs import blob_key
 from jobs.__main__ import main
 
 Run = Any
@@ -138,7 +138,7 @@ def test_search_of_a_file_goes_by_batches(
     path = write_queries(tmp_path, [f"{word} balark" for word in SYLLABLES])
     tables = []
     for size in (7, 1000):
-        monkeypatch.setattr("jobs.store_commands.BATCH_QUERIES", size)
+        monkeypatch.setattr("jobs.cli.store_commands.BATCH_QUERIES", size)
         main(["search", published, "--queries", str(path), "--out", str(tmp_path / "hits.parquet"), "-k", "3"])
         tables.append(pq.read_table(tmp_path / "hits.parquet"))
     assert tables[0].num_rows == tables[1].num_rows == 3 * len(SYLLABLES)
@@ -240,7 +240,7 @@ def test_a_bug_is_one_line_with_exit_code_70_and_a_traceback_only_with_debug(
     def broken(*arguments: object) -> None:
         raise KeyError("gone\nsecond line")
 
-    monkeypatch.setattr("jobs.store_commands.read_release", broken)
+    monkeypatch.setattr("jobs.cli.store_commands.read_release", broken)
     assert main(["verify", published]) == 70
     error = capsys.readouterr().err
     assert error.startswith("nightcrate: a bug, KeyError: ") and error.count("\n") == 1
@@ -253,7 +253,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jobs.store_commands.read_release", interrupted)
+    monkeypatch.setattr("jobs.cli.store_commands.read_release", interrupted)
     assert main(["verify", published]) == 130
     assert capsys.readouterr().err == "nightcrate: interrupted; run again to go on from the last finished step\n"
 

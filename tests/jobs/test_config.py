@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from indexing.dense.params import IndexParams
 from indexing.encoder import EncoderSettings
 from indexing.errors import ConfigError
-from indexing.hnsw import IndexParams
-from jobs.config import Config, EncoderConfig, fingerprint, load_config, to_yaml
+from jobs.config.load import load_config, to_yaml
+from jobs.config.schema import Config, EncoderConfig
+from jobs.workspace.fingerprint import fingerprint
 
 ROOT = Path(__file__).parents[2]
 MINIMAL: dict[str, Any] = {

@@ -11,17 +11,19 @@ import pytest
 from flow.worlds import SYLLABLES
 from support.tiny_encoder import DIM, write_tiny_encoder
 
-import jobs.encode
-from indexing.catalogue import row_fingerprints
+import jobs.stages.encode
+from indexing.catalogue.text import row_fingerprints
 from indexing.encoder import EncoderSettings, encoder_digest, load_encoder
 from indexing.errors import ConfigError, DataError
-from indexing.sharding import id_keys, key_range
+from indexing.key_ranges import id_keys, key_range
 from indexing.store import S3Settings, open_store
-from jobs.config import RayConfig
-from jobs.encode import ChunkEncoder, EncodeSettings, actor_pool, list_chunks, num_chunks, overlaps
-from jobs.prepare import fingerprint_keys
-from jobs.vectors import VECTOR, vectors_of
-from jobs.workspace import Artifact, write_run
+from jobs.config.schema import RayConfig
+from jobs.inputs.rows import fingerprint_keys
+from jobs.stages.encode import ChunkEncoder, EncodeSettings, actor_pool
+from jobs.workspace.artifact import Artifact
+from jobs.workspace.chunks import list_chunks, num_chunks, overlaps
+from jobs.workspace.runs import write_run
+from jobs.workspace.vectors import VECTOR, vectors_of
 
 Encode = Callable[..., dict[str, int]]
 TEXTS = {f"item-{number}": f"{word} {SYLLABLES[number]}" for number, word in enumerate(SYLLABLES[:20])}
@@ -188,7 +190,7 @@ def test_as_many_encoders_as_the_cluster_can_hold(
     settings_: RayConfig,
     expected: tuple[int, int, float],
 ) -> None:
-    monkeypatch.setattr(jobs.encode, "cluster_resources", lambda: cluster)
+    monkeypatch.setattr(jobs.stages.encode, "cluster_resources", lambda: cluster)
     assert actor_pool(settings_) == expected
 
 
@@ -196,7 +198,7 @@ def test_as_many_encoders_as_the_cluster_can_hold(
 def test_an_encoder_that_this_machine_can_never_hold_is_refused_and_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, settings_: RayConfig
 ) -> None:
-    monkeypatch.setattr(jobs.encode, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(jobs.stages.encode, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ConfigError, match=r"an encoder needs \d CPUs and \d GPUs .*, this machine has 2 and 0"):
         actor_pool(settings_)

@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexing.errors import ConfigError, DataError
-from indexing.sharding import id_keys
-from jobs.config import Config, load_config
-from jobs.prepare import check_part, part_settings
-from jobs.source import scan_source
-from jobs.vectors import VECTOR, vectors_of
+from indexing.key_ranges import id_keys
+from jobs.config.load import load_config
+from jobs.config.schema import Config
+from jobs.inputs.catalogue import scan_source
+from jobs.inputs.rows import check_part, part_settings
+from jobs.workspace.vectors import VECTOR, vectors_of
 
 ENCODER = "0" * 32
 ROW = {"item_type": "track", "title": "So What"}
@@ -171,7 +172,7 @@ def npy_config(folder: Path, vectors: np.ndarray, ids: list[str] | None = None, 
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
 def test_rows_of_an_npy_belong_to_the_ids_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
-    monkeypatch.setattr("jobs.source.PART_ROWS", 3)
+    monkeypatch.setattr("jobs.inputs.catalogue.PART_ROWS", 3)
     vectors = np.random.default_rng(0).normal(size=(8, 4)).astype(dtype)
     config = npy_config(tmp_path, vectors)
     source = scan_source(config)

@@ -10,11 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import jobs.source
+import jobs.inputs.catalogue
 from indexing.errors import ConfigError, DataError
 from indexing.store import open_store
-from jobs.config import Config, load_config
-from jobs.source import Part, Source, read_queries, scan_source, split_file
+from jobs.config.load import load_config
+from jobs.config.schema import Config
+from jobs.inputs.catalogue import Part, Source, scan_source, split_file
+from jobs.inputs.queries import read_queries
 
 
 def rows(*item_ids: str, **columns: list[Any]) -> pa.Table:
@@ -84,7 +86,7 @@ COLLECTIONS = {"collections": {"tracks": {"item_types": ["track"]}}}
 def test_files_are_cut_between_row_groups_into_parts_of_bounded_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs.source, "PART_ROWS", 250)
+    monkeypatch.setattr(jobs.inputs.catalogue, "PART_ROWS", 250)
     path = tmp_path / "a.parquet"
     pq.write_table(rows(*map(str, range(1000))), path, row_group_size=100)
     store, metadata = open_store(str(tmp_path)), pq.read_metadata(path)
@@ -95,7 +97,7 @@ def test_files_are_cut_between_row_groups_into_parts_of_bounded_size(
 
 
 def test_a_row_group_larger_than_a_part_is_a_part_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.source, "PART_ROWS", 100)
+    monkeypatch.setattr(jobs.inputs.catalogue, "PART_ROWS", 100)
     path = tmp_path / "a.parquet"
     pq.write_table(rows(*map(str, range(300))), path, row_group_size=300)
     parts: list[Part] = split_file(open_store(str(tmp_path)), "a.parquet", pq.read_metadata(path), first_number=0)

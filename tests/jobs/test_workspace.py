@@ -7,9 +7,11 @@ import pyarrow as pa
 import pytest
 
 from indexing.errors import ConfigError, DamagedError
-from indexing.sharding import KEY_SPACE, KeyRange, id_keys, key_range
+from indexing.key_ranges import KEY_SPACE, KeyRange, id_keys, key_range
 from indexing.store import open_store
-from jobs.workspace import Artifact, local_copy, read_run, write_run
+from jobs.workspace.artifact import Artifact
+from jobs.workspace.blobs import local_copy
+from jobs.workspace.runs import read_run, write_run
 
 
 @pytest.fixture

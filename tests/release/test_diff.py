@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from support.tiny_release import ReleaseMaker, unit_vectors
 
-from indexing.cache import BlobCache
 from indexing.release.diff import ItemCounts, ReleaseDiff, diff_releases
 from indexing.release.manifest import Release
 from indexing.store import Store
+from indexing.store.cache import BlobCache
 
 IDS = [f"item-{number:03}" for number in range(100)]
 VECTORS = unit_vectors(100)

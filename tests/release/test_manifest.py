@@ -11,21 +11,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.tiny_release import make_release
 
+from indexing.dense.params import IndexParams
 from indexing.errors import DamagedError
-from indexing.hnsw import IndexParams
 from indexing.release.manifest import (
-    Blob,
     Collection,
     EncoderEntry,
     EncoderFile,
     Release,
     Shard,
-    blob_key,
     parse_release,
     release_key,
     release_number,
     release_to_bytes,
 )
+from indexing.store.blobs import Blob, blob_key
 
 counts = st.integers(1, 2**40)
 texts = st.text(max_size=8)

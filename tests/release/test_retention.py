@@ -15,10 +15,11 @@ from support.tiny_release import ReleaseMaker, make_release, send_files, unit_ve
 from indexing.errors import ConfigError, DamagedError, StoreUnavailable
 from indexing.release.commit import read_release
 from indexing.release.lease import hold_lease
-from indexing.release.manifest import blob_key, release_key
+from indexing.release.manifest import release_key
 from indexing.release.retention import pin, pinned_numbers, plan_prune, unpin
 from indexing.release.verify import verify_release
 from indexing.store import ObjectInfo, S3Settings, Store, open_store
+from indexing.store.blobs import blob_key
 from indexing.store.local import LocalStore
 from indexing.store.s3 import S3Store
 from jobs.__main__ import main

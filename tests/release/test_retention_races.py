@@ -16,11 +16,12 @@ from indexing import open_release
 from indexing.errors import DamagedError, PublishConflict, StoreUnavailable
 from indexing.release.commit import commit_release, read_release
 from indexing.release.lease import hold_lease
-from indexing.release.manifest import Release, blob_key
+from indexing.release.manifest import Release
 from indexing.release.retention import apply_prune, plan_prune
 from indexing.release.rollback import roll_back
 from indexing.release.verify import verify_release
-from jobs.publish import resend_missing
+from indexing.store.blobs import blob_key
+from jobs.stages.publish import resend_missing
 
 
 @pytest.fixture

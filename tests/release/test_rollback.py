@@ -11,10 +11,11 @@ from support.tiny_release import ReleaseMaker, make_release, unit_vectors
 from indexing import open_release
 from indexing.errors import ConfigError, DamagedError, PublishConflict
 from indexing.release.commit import commit_release, read_release, release_numbers
-from indexing.release.manifest import Blob, Release, blob_key
+from indexing.release.manifest import Release
 from indexing.release.rollback import roll_back
 from indexing.release.verify import verify_release
 from indexing.store import Store, open_store
+from indexing.store.blobs import Blob, blob_key
 from jobs.__main__ import main
 
 IDS = ["a", "b", "c", "d"]

@@ -10,8 +10,8 @@ import pytest
 from support.tiny_release import ReleaseMaker, unit_vectors, vector_column
 
 from indexing import open_release
+from indexing.dense.exact import exact_search
 from indexing.errors import DamagedError
-from indexing.exact import exact_search
 from indexing.release.manifest import Collection, Release, Shard, parse_release, release_to_bytes
 from indexing.release.shard import ITEMS_SCHEMA
 from indexing.release.verify import verify_release

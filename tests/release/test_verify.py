@@ -9,10 +9,11 @@ import pytest
 from support.tiny_release import ReleaseMaker, unit_vectors
 
 from indexing.errors import DamagedError
-from indexing.release.manifest import Blob, Release, blob_key
+from indexing.release.manifest import Release
 from indexing.release.shard import ITEMS_SCHEMA
 from indexing.release.verify import verify_release
 from indexing.store import Store, open_store
+from indexing.store.blobs import Blob, blob_key
 
 IDS = [f"item-{i}" for i in range(60)]
 

@@ -10,21 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexing.hnsw import IndexParams, build_index
+from indexing.dense.hnsw import build_index
+from indexing.dense.params import IndexParams
+from indexing.key_ranges import id_keys, range_of
 from indexing.release.commit import UploadCounts, commit_release, release_numbers, upload_blobs
-from indexing.release.manifest import (
-    Blob,
-    Collection,
-    Delta,
-    EncoderEntry,
-    EncoderFile,
-    Release,
-    Shard,
-    Tombstones,
-)
+from indexing.release.manifest import Collection, Delta, EncoderEntry, EncoderFile, Release, Shard, Tombstones
 from indexing.release.shard import ITEMS_SCHEMA
-from indexing.sharding import id_keys, range_of
 from indexing.store import Store
+from indexing.store.blobs import Blob
 
 PARAMS = IndexParams(M=8, ef_construction=40, seed=1)
 DIM = 16

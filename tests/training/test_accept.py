@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from jobs.training.accept import why_not_accepted
-from jobs.training.settings import EvaluationConfig
+from jobs.config.training import EvaluationConfig
+from jobs.evaluation.acceptance import why_not_accepted
 
 SETTINGS = EvaluationConfig(metric="nDCG@10", max_loss=0.02)
 

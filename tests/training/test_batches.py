@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 from training.worlds import make_items, make_log, tiny_training
 
-from jobs.training.batches import Steps, unique_texts
-from jobs.training.data import log_pairs
-from jobs.training.settings import TrainingConfig
+from jobs.config.training import TrainingConfig
+from jobs.training.encoder.batches import Steps, unique_texts
+from jobs.training.encoder.data import log_pairs
 
 PAIRS = log_pairs(make_log(range(16)))
 ITEMS = pa.table({"item_id": [row["item_id"] for row in make_items()], "text": [row["title"] for row in make_items()]})

@@ -5,9 +5,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from indexing.catalogue import conform_schema, conform_table, split_rows
+from indexing.catalogue.contract import conform_schema, conform_table, split_rows
 from indexing.errors import DataError
-from jobs.training.beir import read_beir
+from jobs.inputs.beir import read_beir
 
 CORPUS = [
     {"_id": "d1", "title": "Rain", "text": "Water falls."},

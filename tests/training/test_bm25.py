@@ -5,7 +5,7 @@ import bm25s
 import numpy as np
 import pytest
 
-from jobs.training.bm25 import bm25_search
+from jobs.evaluation.bm25 import bm25_search
 
 TITLES = ["rainy sunday piano", "Sunday morning", "Piano, piano!", "The Who", "Дождь и Солнце", "U2"]
 

@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.training.evaluate import Judgements, compare, item_slices, measure_general, measure_slices, pick_general
-from jobs.training.ranking import Ranking, measure
+from jobs.evaluation.evaluate import compare, item_slices, measure_general, measure_slices
+from jobs.evaluation.judgements import Judgements, pick_general
+from jobs.evaluation.metrics import Ranking, measure
 
 NUM = 24
 IDS = [f"item-{number:02}" for number in range(NUM)]

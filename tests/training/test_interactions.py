@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexing.errors import ConfigError, DataError
-from jobs.training.interactions import INTERACTIONS, read_interactions
+from jobs.inputs.interactions import INTERACTIONS, read_interactions
 
 GOOD = {"query": ["jazz", "blues"], "item_id": ["t1", None], "query_group": ["jazz", "blues"], "weight": [2.0, 0.0]}
 

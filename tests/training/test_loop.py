@@ -14,13 +14,13 @@ from training.worlds import make_items, make_log, tiny_model, tiny_training
 from indexing.encoder import EncoderSettings
 from indexing.errors import DataError
 from indexing.store import open_store
-from jobs.training.batches import Steps
-from jobs.training.data import log_pairs
-from jobs.training.loop import backward, make_optimizer, run_steps, sum_over_workers
-from jobs.training.settings import TrainingConfig
-from jobs.training.train import TrainingState, advance, load_checkpoint, save_checkpoint
-from jobs.training.trainable import TrainableEncoder
-from jobs.workspace import Artifact
+from jobs.config.training import TrainingConfig
+from jobs.training.encoder.batches import Steps
+from jobs.training.encoder.data import log_pairs
+from jobs.training.encoder.loop import backward, make_optimizer, run_steps, sum_over_workers
+from jobs.training.encoder.train import TrainingState, advance, load_checkpoint, save_checkpoint
+from jobs.training.encoder.trainable import TrainableEncoder
+from jobs.workspace.artifact import Artifact
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import torch
 from sentence_transformers import util
 from torch.nn.functional import normalize
 
-from jobs.training.losses import Targets, in_batch_accuracy, info_nce, known_positives
+from jobs.training.encoder.losses import Targets, in_batch_accuracy, info_nce, known_positives
 
 TEMPERATURE = 0.1
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pyarrow as pa
 
-from jobs.training.negatives import Mined, Negative, pick, positives_by_query
-from jobs.training.pairs import PAIRS
-from jobs.training.settings import NegativesConfig
+from jobs.config.training import NegativesConfig
+from jobs.training.encoder.negatives import Mined, Negative, pick, positives_by_query
+from jobs.training.encoder.pairs import PAIRS
 
 IDS = [f"item-{number}" for number in range(10)]
 SCORES = np.linspace(0.9, 0.45, 10, dtype=np.float32)  # 0.90, 0.85, … 0.45

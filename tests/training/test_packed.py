@@ -8,9 +8,9 @@ from encoder.tiny_models import TEXTS, write_transformer
 
 from indexing.encoder import EncoderSettings
 from indexing.encoder.backbone import PaddedBackbone
-from jobs.training import trainable as trainable_module
-from jobs.training.packed import PackedBackbone
-from jobs.training.trainable import TrainableEncoder
+from jobs.training.encoder import trainable as trainable_module
+from jobs.training.encoder.trainable import TrainableEncoder
+from jobs.training.encoder.unpadded import PackedBackbone
 
 
 def gradients(folder: Path, backbone: type) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from indexing.catalogue import CONTRACT
+from indexing.catalogue.contract import CONTRACT
 from indexing.errors import ConfigError, DataError
-from jobs.training.interactions import INTERACTIONS
-from jobs.training.pairs import (
+from jobs.config.training import SOURCES
+from jobs.inputs.interactions import INTERACTIONS
+from jobs.training.encoder.pairs import (
     KEY_ROWS,
     METADATA_QUERIES,
     PAIRS,
@@ -18,8 +19,7 @@ from jobs.training.pairs import (
     metadata_pairs,
     reformulated_pairs,
 )
-from jobs.training.sampler import GroupSampler, share_out, split_groups
-from jobs.training.settings import SOURCES
+from jobs.training.encoder.sampler import GroupSampler, share_out, split_groups
 
 SEED = 7
 TITLES = ["So What", "Blue in Green", "Flamenco Sketches", "All Blues", "Freddie Freeloader", "東京ジャズ", "aaaa"]

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from jobs.training import ranking as ranking_module
-from jobs.training.ranking import METRICS, Ranking, measure, paired_bootstrap, slice_relevant
+from jobs.evaluation import metrics as ranking_module
+from jobs.evaluation.metrics import METRICS, Ranking, measure, paired_bootstrap, slice_relevant
 
 
 def make_ranking(rows: dict[str, list[str]], k: int) -> Ranking:

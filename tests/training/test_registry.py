@@ -9,18 +9,19 @@ from training.worlds import tiny_model
 
 from indexing.encoder import encoder_digest, resolve_model
 from indexing.errors import ConfigError, DamagedError, PublishConflict
-from indexing.store import open_store
-from jobs.config import Config, load_config
-from jobs.training.registry import (
+from indexing.release.registry import (
     AcceptedEncoder,
     accept,
     encoder_numbers,
     encoder_url,
     entry_key,
     newest,
-    pin_encoder,
     read_accepted,
 )
+from indexing.store import open_store
+from jobs.config.load import load_config
+from jobs.config.schema import Config
+from jobs.inputs.encoder import pin_encoder
 
 ENTRY = AcceptedEncoder(
     format_version=1,

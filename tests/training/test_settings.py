@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from indexing.errors import ConfigError
-from jobs.training.settings import EvaluationConfig, NegativesConfig, TrainingConfig
+from jobs.config.training import EvaluationConfig, NegativesConfig, TrainingConfig
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from training.worlds import tiny_model
 
 from indexing.encoder import EncoderSettings, load_encoder
 from indexing.errors import ConfigError
-from jobs.training.trainable import TrainableEncoder, blend
+from jobs.training.encoder.trainable import TrainableEncoder, blend
 
 TEXTS = ["calm music", "piano river moon"]
 

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 from support.tiny_encoder import write_tiny_encoder
 
-from jobs.training.interactions import INTERACTIONS
-from jobs.training.settings import NegativesConfig, TrainingConfig
+from jobs.config.training import NegativesConfig, TrainingConfig
+from jobs.inputs.interactions import INTERACTIONS
 
 MOODS = ["calm", "loud", "dark", "bright", "slow", "quick", "warm", "cold"]
 SOUNDS = ["piano", "drums", "organ", "flute", "cello", "synth", "harp", "bass"]

@@ -1,0 +1,109 @@
+"""Where an encoder comes from, and what identifies it. No torch here."""
+
+import hashlib
+import importlib.util
+import logging
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from indexing.encoder.layout import read_layout
+from indexing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from indexing.store import S3Settings, Store
+
+
+log = logging.getLogger(__name__)
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_PATTERNS = ("*.json", "*.txt", "*.safetensors")
+
+
+def resolve_model(model: str, *, cache_dir: Path, s3: "S3Settings | None" = None) -> Path:
+    """The local folder of a model, fetched into cache_dir first where it is remote.
+
+    Raises ConfigError when there is no such folder, package or hub model, StoreUnavailable from s3://.
+    """
+    if model.startswith("package://"):
+        return _package_folder(model)
+    if model.startswith("s3://"):
+        from indexing.store import open_store
+
+        return download_model(open_store(model, s3), cache_dir)
+    path = Path(model.removeprefix("file://")).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if model.startswith("file://") or path.exists() or not HUB_NAME.fullmatch(model):
+        raise ConfigError(f"encoder.model: expected a model folder, got {model!r}, which is not a folder")
+    return _hub_folder(model, cache_dir)
+
+
+def encoder_files(path: Path) -> list[str]:
+    """Relative POSIX names of the files that make the encoder, sorted; a copy of just these encodes the same."""
+    return list(read_layout(path).files)
+
+
+def encoder_digest(path: Path) -> str:
+    """SHA-256 (hex) over the sorted names and digests of `encoder_files`."""
+    digest = hashlib.sha256()
+    for name in encoder_files(path):
+        with open(path / name, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{name}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def _package_folder(model: str) -> Path:
+    """The package is found, never imported: a model needs no code."""
+    name, _, folder = model.removeprefix("package://").partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(f"encoder.model: expected an installed package {name!r} for {model}, got none")
+    path = Path(next(iter(spec.submodule_search_locations)), *folder.split("/"))
+    if not path.is_dir() or ".." in folder.split("/"):
+        raise ConfigError(f"encoder.model: expected the folder {folder!r} in package {name!r}, got none")
+    return path
+
+
+def download_model(store: "Store", cache_dir: Path) -> Path:
+    """Fetch all of a store's objects once; the copy is named by the digest of the listing, so a change is seen.
+
+    Raises ConfigError when the store holds nothing, StoreUnavailable.
+    """
+    listing = list(store.list(""))
+    if not listing:
+        raise ConfigError(f"encoder.model: expected model files at {store.url}, got none")
+    stamps = "\n".join(f"{info.key} {info.size_bytes} {info.etag} {info.modified}" for info in listing)
+    target = cache_dir / "models" / hashlib.sha256(f"{store.url}\n{stamps}".encode()).hexdigest()
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
+    try:
+        for info in listing:
+            if not info.key.endswith((".bin", ".onnx", ".h5", ".ot", ".msgpack", ".pt", ".pth")):
+                (partial / info.key).parent.mkdir(parents=True, exist_ok=True)
+                store.download(info.key, partial / info.key)
+        os.rename(partial, target)
+    except OSError:
+        if not target.is_dir():  # else another process was first, with the same bytes
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _hub_folder(model: str, cache_dir: Path) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, cache_dir=cache_dir / "hub", allow_patterns=list(HUB_PATTERNS)))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(
+            f"encoder.model: expected a folder or a reachable hub model, got {model!r}: {reason}"
+        ) from error

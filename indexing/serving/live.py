@@ -1,0 +1,81 @@
+"""A release that follows its store: serves one, and flips to a newer one once that has stood every check."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from indexing.errors import DamagedError
+from indexing.release.commit import release_numbers
+from indexing.search.open import open_release
+from indexing.search.queries import check_texts
+from indexing.search.results import OpenRelease
+from indexing.store import open_store
+
+if TYPE_CHECKING:
+    from indexing.release.manifest import Release
+
+
+logger = logging.getLogger(__name__)
+CANARY_K = 10
+
+
+class LiveRelease:
+    """`search` answers from the release that is loaded; `refresh`, called from time to time, follows the store.
+
+    Any number of threads may search while one refreshes: a search that has begun ends on the release it began on. While
+    a refresh loads, both releases are in memory. `options` are those of `open_release`; `canaries` are texts that a new
+    release must answer before it is served.
+    """
+
+    def __init__(self, url: str, *, canaries: Sequence[str] = (), **options: Any) -> None:
+        if canaries:
+            check_texts(canaries)
+        self._url, self._canaries, self._options = url, list(canaries), options
+        self._refreshing = threading.Lock()
+        self._current = self._open()
+
+    @property
+    def release(self) -> "Release":
+        """What is served now."""
+        return self._current.release
+
+    def search(self, queries: Any, k: int = 10, collections: str | Sequence[str] | None = None) -> Any:
+        """As `OpenRelease.search`."""
+        return self._current.search(queries, k, collections)
+
+    def refresh(self) -> bool:
+        """Serves the store's current release from now on; False when that is served already.
+
+        The new one is loaded beside the old one, every digest checked, the canaries run; then one assignment flips, and
+        the old one's memory goes with its last search. Raises what `open_release` raises, DamagedError when a canary
+        fails: the old release goes on serving then.
+        """
+        with self._refreshing:
+            newest = release_numbers(open_store(self._url, self._options.get("s3")))[-1:]
+            if not newest or newest[0] <= self.release.number:
+                return False
+            opened, before = self._open(), self.release.number
+            self._current = opened
+        logger.info("%s: release %d is served, it was %d", self._url, opened.release.number, before)
+        return True
+
+    def _open(self) -> OpenRelease:
+        opened = open_release(self._url, **self._options)
+        if self._canaries:
+            run_canaries(opened, self._canaries)
+        return opened
+
+
+def run_canaries(opened: OpenRelease, canaries: list[str]) -> None:
+    """Raises DamagedError unless every canary finds items with scores that a cosine can have."""
+    k = min(CANARY_K, sum(shard.num_items for shard in opened.shards))
+    scores = opened.search(canaries, k=k).scores
+    bad = np.flatnonzero(~(np.isfinite(scores) & (np.abs(scores) <= 1 + 1e-3)).all(axis=1))
+    if bad.size:
+        raise DamagedError(
+            f"release {opened.release.number}: expected cosines for the canary {canaries[bad[0]]!r}, "
+            f"got {scores[bad[0]].tolist()}"
+        )

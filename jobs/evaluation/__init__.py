@@ -1,0 +1,1 @@
+"""How well an encoder finds what people looked for, and whether a new one is accepted. Trains nothing."""

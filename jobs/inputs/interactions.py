@@ -1,0 +1,130 @@
+"""The interactions contract: what a search log has to hold before pairs are made of it."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from indexing.catalogue.contract import converts
+from indexing.errors import ConfigError, DataError
+from indexing.store import S3Settings, Store
+from jobs.config.schema import Config
+from jobs.inputs.catalogue import content_digest
+from jobs.inputs.parquet import list_parquet, parquet_errors, read_footer
+from jobs.workspace.fingerprint import fingerprint
+
+INTERACTIONS = pa.schema(
+    [
+        pa.field("query", pa.string()),
+        pa.field("item_id", pa.string()),
+        pa.field("weight", pa.float32()),
+        pa.field("query_group", pa.string()),
+        pa.field("query_kind", pa.string()),
+        pa.field("session_id", pa.string()),
+        pa.field("timestamp", pa.float64()),
+        pa.field("user_id", pa.string()),
+        pa.field("position", pa.int32()),
+    ]
+)
+"""A row is a click, or, where item_id is null or weight 0, a search that led to nothing. `timestamp`: unix seconds."""
+REQUIRED = ("query", "item_id", "query_group")
+TICKS_PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+
+
+def read_interactions(path: str, s3: S3Settings | None, setting: str) -> pa.Table:
+    """All rows of a Parquet file or of a folder of them, as INTERACTIONS; a missing weight column reads as 1.
+
+    Raises ConfigError when there is no file (`setting` names the key of the configuration), DataError on a missing
+    column, a type that does not convert, a row without query or query_group, a weight that is none, or no rows.
+    """
+    store, keys = list_parquet(path, s3, setting)
+    table = pa.concat_tables([_read_file(store, key) for key in keys])
+    if not table.num_rows:
+        raise DataError(f"{setting}: expected rows at {path}, got none in {len(keys)} files")
+    return table
+
+
+def _read_file(store: Store, key: str) -> pa.Table:
+    source = store.describe(key)
+    with store.open(key) as file:
+        _, schema = read_footer(file, source)
+        check_schema(schema, source)
+        with parquet_errors(source):
+            names = [name for name in INTERACTIONS.names if name in schema.names]
+            table = pq.ParquetFile(file).read(columns=names)
+    table = conform(table)
+    check_rows(table, source)
+    return table
+
+
+def check_schema(schema: pa.Schema, source: str) -> None:
+    """Raises DataError naming `source` and the column that is missing or has a type that does not convert."""
+    missing = [name for name in REQUIRED if name not in schema.names]
+    if missing:
+        raise DataError(f"{source}: expected columns {', '.join(REQUIRED)}; {', '.join(missing)} not found")
+    for field in INTERACTIONS:
+        if field.name not in schema.names:
+            continue
+        actual = schema.field(field.name).type
+        if not converts(actual, field.type) and not (field.name == "timestamp" and pa.types.is_timestamp(actual)):
+            raise DataError(f"{source}: expected column {field.name} as {field.type}, got {actual}")
+
+
+def conform(table: pa.Table) -> pa.Table:
+    """`table` with the columns of INTERACTIONS, cast; where one is missing, weight 1 and otherwise nulls."""
+    columns = []
+    for field in INTERACTIONS:
+        if field.name in table.column_names:
+            columns.append(_cast(table[field.name], field.type))
+        elif field.name == "weight":
+            columns.append(pa.repeat(pa.scalar(1.0, field.type), table.num_rows))
+        else:
+            columns.append(pa.nulls(table.num_rows, field.type))
+    return pa.table(columns, schema=INTERACTIONS)
+
+
+def _cast(column: pa.ChunkedArray, expected: pa.DataType) -> pa.ChunkedArray:
+    if pa.types.is_timestamp(column.type):  # without a time zone it counts as UTC
+        return pc.divide(column.cast(pa.int64()).cast(expected, safe=False), TICKS_PER_SECOND[column.type.unit])
+    return column.cast(expected, safe=False)
+
+
+def check_rows(table: pa.Table, source: str) -> None:
+    """Raises DataError naming `source`, the number of rows that break the contract and the first one's, from 0."""
+    try:
+        table.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{source}: expected strings in UTF-8; {str(error).splitlines()[0]}") from error
+    for name in ("query", "query_group"):
+        blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(table[name]), ""), True)
+        _refuse(blank, f"{source}: expected a text in column {name}, got null or blank")
+    good = pc.and_(pc.is_finite(table["weight"]), pc.greater_equal(table["weight"], 0))
+    _refuse(pc.invert(pc.fill_null(good, False)), f"{source}: expected a weight of 0 or more, got another")
+
+
+def _refuse(bad: pa.ChunkedArray, message: str) -> None:
+    first = pc.index(bad, True).as_py()
+    if first >= 0:
+        raise DataError(f"{message} in {pc.sum(bad).as_py()} rows, the first of them row {first}")
+
+
+def require_interactions(config: Config, section: str) -> pa.Table:
+    """Raises ConfigError where the section names none."""
+    path = getattr(config, section).interactions
+    if path is None:
+        raise ConfigError(f"{section}.interactions: expected a Parquet file of search logs, got none")
+    return read_interactions(path, config.s3, f"{section}.interactions")
+
+
+def interactions_fingerprint(config: Config, section: str) -> str:
+    store, keys = list_parquet(getattr(config, section).interactions, config.s3, f"{section}.interactions")
+    return fingerprint([(key, content_digest(store, key)) for key in keys])
+
+
+def check_split(log: pa.Table, held_back: pa.Table) -> None:
+    """Raises DataError where a query group is in both: then the evaluation would measure what was learned by heart."""
+    both = sorted(set(log["query_group"].to_pylist()) & set(held_back["query_group"].to_pylist()))
+    if both:
+        raise DataError(
+            f"evaluation.interactions: expected other query groups than training.interactions, got {len(both)} of the "
+            f"same, such as {both[0]!r}"
+        )

@@ -1,0 +1,44 @@
+"""Items of the catalogue by id, and a sample of the others, read part by part."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from cluster.fanout import fan_out
+from indexing.key_ranges import id_keys
+from jobs.config.schema import Config
+from jobs.inputs.catalogue import Part, Source
+from jobs.inputs.rows import PartSettings, check_part, part_settings
+from jobs.progress import Progress
+
+COLUMNS = ["item_id", "item_type", "title", "creators", "description", "popularity", "text"]
+
+
+def scan_items(config: Config, source: Source, wanted: pa.Array, pool_rows: int, progress: Progress) -> pa.Table:
+    """`COLUMNS` of the wanted items and of a pool of about `pool_rows`, by id, with `in_pool`; of two rows of one id
+    the first.
+    """
+    settings = part_settings(config, source, "training")
+    reference, share = ray.put(wanted), min(1.0, pool_rows / source.num_rows)
+    tables: dict[int, pa.Table] = {}
+    with progress.stage("read items", source.num_rows) as bar:
+        for part, (table, num_rows) in fan_out(
+            lambda part: pick_items.remote(part, settings, reference, share), source.parts, what="read items"
+        ):
+            tables[part.number] = table
+            bar.advance(num_rows)
+    items = pa.concat_tables([tables[number] for number in sorted(tables)])
+    ids = np.array(items["item_id"].to_pylist(), dtype=object)
+    return items.take(pa.array(np.unique(ids.astype(str), return_index=True)[1]))
+
+
+@ray.remote
+def pick_items(part: Part, settings: PartSettings, wanted: pa.Array, share: float) -> tuple[pa.Table, int]:
+    """What is picked of one part, and how many rows it has."""
+    good, bad = check_part(part, settings)
+    in_pool = id_keys(good["item_id"].to_pylist()) < share * 2.0**64
+    good = good.select(COLUMNS).append_column("in_pool", pa.array(in_pool))
+    return good.filter(
+        pc.or_(pc.is_in(good["item_id"], value_set=wanted), good["in_pool"])
+    ), good.num_rows + bad.num_rows

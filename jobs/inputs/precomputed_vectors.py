@@ -1,0 +1,103 @@
+"""Ready-made vectors in place of texts and an encoder: read part by part, checked, and kept as `encode` keeps its own.
+
+Parquet with columns `item_id` and `vector` (any others of the catalogue contract, or beyond it, are metadata), or .npy
+with a Parquet file of ids in the same order. Missing item types and titles are filled in.
+"""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from indexing.catalogue.contract import FINGERPRINT_TYPE
+from indexing.errors import ConfigError, DataError
+from indexing.store import Store
+from jobs.config.schema import Config
+from jobs.workspace.vectors import VECTOR
+
+
+def check_npy(store: Store, key: str, num_ids: int) -> None:
+    """Raises DataError unless the .npy is a 2-d float array with a row for each id."""
+    with store.open(key) as file:
+        shape, dtype, offset = read_npy_header(file, store.describe(key))
+        size_bytes = file.seek(0, 2)
+    if shape[0] != num_ids:
+        raise DataError(f"{store.describe(key)}: expected {num_ids} rows, as vectors.ids has, got {shape[0]}")
+    if dtype.itemsize > 8:
+        raise DataError(f"{store.describe(key)}: expected float16, float32 or float64, got {dtype}")
+    expected_bytes = offset + shape[0] * shape[1] * dtype.itemsize
+    if size_bytes != expected_bytes:
+        raise DataError(f"{store.describe(key)}: expected {expected_bytes} bytes, as its header says, got {size_bytes}")
+
+
+def read_npy_header(file: Any, source: str) -> tuple[tuple[int, int], np.dtype, int]:
+    """(shape, dtype, offset of the data in bytes) of a 2-d float array in C order, little-endian."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = read(file)
+    except ValueError as error:
+        raise DataError(f"{source}: expected a .npy file, got something else: {error}") from error
+    if len(shape) != 2 or not shape[1] or dtype.kind != "f" or is_fortran or not dtype.isnative:
+        raise DataError(f"{source}: expected a float array (num_rows, dim) in C order, got {dtype} {shape}")
+    return shape, dtype, file.tell()
+
+
+def read_npy_dim(store: Store, key: str) -> int:
+    with store.open(key) as file:
+        return read_npy_header(file, store.describe(key))[0][1]
+
+
+def read_npy_rows(store: Store, key: str, start: int, count: int) -> np.ndarray:
+    """Rows start … start + count of the array, read as one range."""
+    with store.open(key) as file:
+        (_, dim), dtype, offset = read_npy_header(file, store.describe(key))
+        file.seek(offset + start * dim * dtype.itemsize)
+        return np.frombuffer(file.read(count * dim * dtype.itemsize), dtype).reshape(count, dim)
+
+
+def column_vectors(column: pa.ChunkedArray, source: str) -> np.ndarray:
+    """(num_rows, dim) of a list column; a null or a list of another length than the first is DataError."""
+    array = column.combine_chunks()
+    if not pc.all(pc.is_valid(array)).as_py() or not pa.types.is_floating(getattr(array.type, "value_type", pa.null())):
+        raise DataError(f"{source}: expected column {VECTOR} as list<float> without nulls, got {array.type}")
+    lengths = pc.unique(pc.list_value_length(array)).to_pylist()
+    if len(lengths) != 1 or not lengths[0]:
+        raise DataError(f"{source}: expected vectors of one dimension, got {sorted(lengths)[:5]}")
+    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), lengths[0])
+
+
+def normalise(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(unit vectors as float32, or float16 where they came so; bool (num_rows,): which cannot be normalised)."""
+    wide = vectors.astype(np.float32)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        norms = np.linalg.norm(wide, axis=1, keepdims=True)
+        bad = ~(np.isfinite(norms) & (norms > 0))
+        unit = np.where(bad, 0, wide / norms)
+    return unit.astype(np.float16 if vectors.dtype == np.float16 else np.float32), bad[:, 0]
+
+
+def vector_fingerprints(vectors: np.ndarray) -> pa.Array:
+    """fixed_size_binary(16) (num_rows,): BLAKE2b-128 of each row's bytes."""
+    return pa.array([hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in vectors], FINGERPRINT_TYPE)
+
+
+def fill_defaults(table: pa.Table, item_types: list[str]) -> pa.Table:
+    """Titles default to the id; item types to the configured one where there is only one."""
+    titles = pc.coalesce(table["title"], table["item_id"])
+    table = table.set_column(table.column_names.index("title"), "title", titles)
+    if len(item_types) > 1:
+        return table
+    kinds = pc.fill_null(table["item_type"], item_types[0])
+    return table.set_column(table.column_names.index("item_type"), "item_type", kinds)
+
+
+def require_types(config: Config, schema: pa.Schema, source: str) -> None:
+    """Raises ConfigError when several item types are configured and the rows have none."""
+    if "item_type" not in schema.names and len(config.item_types()) > 1:
+        raise ConfigError(
+            f"{source} has no column item_type, so catalogue.collections must have one item type, "
+            f"got {', '.join(sorted(config.item_types()))}"
+        )

@@ -1,0 +1,51 @@
+"""Files of queries: read, sampled, encoded."""
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from indexing.catalogue.contract import converts
+from indexing.encoder import load_encoder
+from indexing.errors import DataError
+from indexing.store import S3Settings
+from jobs.config.schema import Config
+from jobs.inputs.encoder import local_model
+from jobs.inputs.parquet import list_parquet, parquet_errors, read_footer
+
+
+def read_queries(path: str, s3: S3Settings | None, setting: str) -> list[str]:
+    """The distinct, non-blank values of the column `query`, sorted. Raises DataError without such a column."""
+    store, keys = list_parquet(path, s3, setting)
+    texts: set[str] = set()
+    for key in keys:
+        with store.open(key) as file:
+            _, schema = read_footer(file, store.describe(key))
+            if "query" not in schema.names or not converts(schema.field("query").type, pa.string()):
+                raise DataError(f"{store.describe(key)}: expected a string column query, got {', '.join(schema.names)}")
+            with parquet_errors(store.describe(key)):
+                column = pq.ParquetFile(file).read(columns=["query"])["query"]
+        texts.update(text for text in pc.unique(column).to_pylist() if text and text.strip())
+    if not texts:
+        raise DataError(f"{setting}: expected queries in {path}, got none that is not blank")
+    return sorted(texts)
+
+
+def sample_queries(texts: list[str], count: int) -> list[str]:
+    """At most `count` of the texts, always the same ones."""
+    return sorted(texts, key=lambda text: hashlib.blake2b(text.encode()).digest())[:count]
+
+
+def query_texts(config: Config) -> list[str] | None:
+    """At most num_samples of the configured queries, always the same; None when there are none."""
+    if config.validation.queries is None:
+        return None
+    texts = read_queries(config.validation.queries, config.s3, "validation.queries")
+    return sample_queries(texts, config.validation.num_samples)
+
+
+def encode_queries(config: Config, texts: list[str]) -> np.ndarray:
+    """float32 (num_texts, dim), encoded as queries."""
+    return load_encoder(local_model(config), config.encoder.settings()).encode(texts, kind="query")

@@ -1,0 +1,102 @@
+"""Full retrieval through Ray: many queries against every shard of a release, published or just built."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from cluster.fanout import fan_out
+from indexing.dense.exact import exact_search, merge_top_k
+from indexing.dense.hnsw import Graph
+from indexing.release.manifest import Collection, Shard
+from indexing.release.shard import open_graph, read_rows
+from indexing.store import Store
+from indexing.store.blobs import Blob, Fetch
+from indexing.store.cache import download_into
+from jobs.workspace.blobs import local_blobs, workspace_key
+from jobs.workspace.records import BuiltShard
+
+BLOCK_ROWS = 8192
+Found = tuple[np.ndarray, np.ndarray]
+"""Item ids (str objects) or labels (int64), and scores float32, each (num_queries, at most k), best first."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A release, published or to be; plain data, so that Ray can ship it."""
+
+    collections: Sequence[Collection]
+    dim: int
+    workspace: Store
+    """Looked into first: what was built tonight or carried on is there alone, or there too."""
+    store: Store
+
+    @contextmanager
+    def fetching(self) -> Iterator[Fetch]:
+        with local_blobs(self.workspace) as fetch_built, tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
+
+            def fetch(blob: Blob) -> Path:
+                if self.workspace.head(workspace_key(blob)) is not None:
+                    return fetch_built(blob)
+                return download_into(Path(folder), self.store, blob)
+
+            yield fetch
+
+
+def side_of(shards: Sequence[BuiltShard], figures: Mapping[str, Mapping[str, Any]], store: Store) -> Side:
+    """What was just built, with the `num_items` and `ef_search` of each collection that validation found."""
+    collections = [
+        Collection(
+            name=name,
+            item_types=(),
+            num_items=of_collection["num_items"],
+            ef_search=of_collection["ef_search"],
+            shards=tuple(shard.entry for shard in shards if shard.collection == name),
+        )
+        for name, of_collection in figures.items()
+    ]
+    return Side(tuple(collections), shards[0].dim, shards[0].workspace, store)
+
+
+def retrieve(side: Side, queries: np.ndarray, k: int, *, exact: bool = False) -> Found:
+    """The k best items of each query, float32 (num_queries, dim), by the graphs at their `ef_search`, or exactly.
+
+    Equal scores: by item id. Memory of a task: one shard and a block of scores.
+    """
+    shards = [(shard, collection.ef_search) for collection in side.collections for shard in collection.shards]
+    reference = ray.put(queries)
+    ids, scores = np.empty((len(queries), 0), object), np.empty((len(queries), 0), np.float32)
+    for _, (more_ids, more_scores) in fan_out(
+        lambda task: search_ids.remote(side, *task, reference, k, exact), shards, what="search"
+    ):
+        ids, scores = np.concatenate([ids, more_ids], axis=1), np.concatenate([scores, more_scores], axis=1)
+        order = np.lexsort((ids.astype(str), -scores), axis=1)[:, :k]
+        ids, scores = np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
+    return ids, scores
+
+
+@ray.remote
+def search_ids(side: Side, shard: Shard, ef: int, queries: np.ndarray, k: int, exact: bool) -> Found:
+    """What one shard has."""
+    where = f"shard {shard.number}"
+    with side.fetching() as fetch:
+        graph, rows = open_graph(fetch, side.dim, shard, where), read_rows(fetch, shard, where)
+    k = min(k, shard.num_items)
+    labels, scores = search_exactly(graph, queries, k) if exact else graph.search(queries, k, ef, num_threads=1)
+    return rows["item_id"].take(labels.ravel()).to_numpy().reshape(labels.shape), scores
+
+
+def search_exactly(graph: Graph, queries: np.ndarray, k: int) -> Found:
+    """Labels and scores of the k best (or all, where there are fewer) of each query, in one pass over the vectors."""
+    found = None
+    for block_labels, vectors in graph.blocks(BLOCK_ROWS):
+        rows, scores = exact_search(vectors, queries, k)
+        block = block_labels[rows], scores
+        found = block if found is None else merge_top_k(*found, *block, k)
+    assert found is not None
+    return found

@@ -1,0 +1,1 @@
+"""What a person reads at the end: tables on the console. Figures are made elsewhere."""

@@ -1,0 +1,280 @@
+"""Stage 3: vectors → shards, one Ray task and one thread a shard.
+
+A shard is a range of id keys of one collection: its HNSW graph, its item ids in label order, and their display
+metadata, three blobs. What a graph is built of gives the name under which it is kept, so an unchanged one is found, not
+built again; where little has changed since the parent release, its graph stays and deltas come beside it.
+"""
+
+import hashlib
+import tempfile
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from cluster.fanout import fan_out, peak_memory_bytes
+from indexing.dense.hnsw import build_index
+from indexing.dense.params import IndexParams
+from indexing.errors import DamagedError, DataError
+from indexing.key_ranges import KeyRange, key_range, num_shards
+from indexing.release.codec import from_plain, to_plain
+from indexing.release.manifest import Release, Shard
+from indexing.store import Store, open_store
+from indexing.store.blobs import Blob, file_blob
+from jobs.config.schema import Config
+from jobs.inputs.encoder import EncoderIdentity
+from jobs.progress import Progress
+from jobs.stages.carry_over import update_shard
+from jobs.workspace.artifact import Artifact
+from jobs.workspace.blobs import put_blob, workspace_key
+from jobs.workspace.fingerprint import fingerprint
+from jobs.workspace.runs import parquet_bytes, read_parts, read_run
+from jobs.workspace.vectors import VECTOR, pairs, vectors_of
+
+FORMAT = 2
+INTERNAL_COLUMNS = ["collection", "id_key", "item_id", "fingerprint", "source_part", "source_row"]
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to build; plain data, so that Ray can ship it."""
+
+    prepared: Artifact
+    num_parts: int
+    duplicate_runs: tuple[int, ...]
+    chunks: tuple[str, ...]
+    collection: str
+    number: int
+    keys: KeyRange
+    params: IndexParams
+    store: Store
+    """Where `parent` is published."""
+    parent: Shard | None
+    """The same shard of the parent release; None where it has to be built whole."""
+    parent_dim: int
+    compact_at: float
+
+
+def build(
+    config: Config,
+    prepared: Artifact,
+    encoded: Artifact,
+    encoder: EncoderIdentity | None,
+    parent: Release | None,
+    progress: Progress,
+) -> Artifact:
+    """Runs the stage, or skips it when its artifact is complete; the artifact lists the shards with their digests.
+
+    Shards of `parent` are carried on where that is possible; without a parent, all are built whole.
+    """
+    if why_rebuild(config, encoder, parent):
+        parent = None
+    artifact = built_artifact(config, prepared, parent)
+    if artifact.read_marker():
+        return artifact
+    tasks = plan_shards(config, prepared, encoded, parent)
+    shards: list[dict[str, Any]] = []
+    memory: list[int] = []
+    with progress.stage("build", sum(prepared.require_marker()["num_items"].values())) as bar:
+        for task, (shard, peak) in fan_out(lambda task: build_shard.remote(task), tasks, what="build"):
+            memory.append(peak)
+            if shard:
+                shards.append({"collection": task.collection, **shard})
+                bar.advance(shard["entry"]["num_items"])
+    artifact.write_marker({"shards": without_empty(shards), "peak_memory_bytes": max(memory)})
+    return artifact
+
+
+def without_empty(shards: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Shards by collection and number, numbered anew where a small collection left some without items."""
+    ordered = sorted(shards, key=lambda shard: (shard["collection"], shard["entry"]["number"]))
+    groups = groupby(ordered, key=lambda shard: shard["collection"])
+    return [
+        {**shard, "entry": {**shard["entry"], "number": number}}
+        for _, group in groups
+        for number, shard in enumerate(group)
+    ]
+
+
+def why_rebuild(config: Config, encoder: EncoderIdentity | None, parent: Release | None) -> str | None:
+    """What makes every shard of the parent release useless for tonight's; None where they can be carried on."""
+    if parent is None:
+        return "there is no release yet"
+    if parent.index != config.index.params():
+        return "the index parameters have changed"
+    if (parent.encoder is None) != (encoder is None):
+        return "vectors came ready-made, and now come from an encoder, or the other way round"
+    if encoder is None or parent.encoder is None:
+        return None
+    if parent.text_templates != config.catalogue.text:
+        return "the text templates have changed"
+    if (parent.encoder.digest, parent.encoder.max_tokens, parent.encoder.dtype, parent.encoder.dim) != (
+        encoder.digest,
+        config.encoder.max_tokens,
+        config.encoder.dtype,
+        config.encoder.dim or parent.encoder.dim,
+    ):
+        return "the encoder has changed"
+    return None
+
+
+def built_artifact(config: Config, prepared: Artifact, parent: Release | None) -> Artifact:
+    carried = [to_plain(collection.shards) for collection in parent.collections] if parent else None
+    name = fingerprint(
+        FORMAT, prepared.path, config.index.rows_per_shard, config.index.params(), config.index.compact_at, carried
+    )
+    return Artifact(prepared.store, f"builds/{name}")
+
+
+def plan_shards(config: Config, prepared: Artifact, encoded: Artifact, parent: Release | None) -> list[ShardTask]:
+    """The shards of every collection, by the number of its items."""
+    rows, vectors = prepared.require_marker(), encoded.require_marker()
+    totals = {name: num_shards(count, config.index.rows_per_shard) for name, count in rows["num_items"].items()}
+    carried = shards_to_carry(parent, totals)
+    return [
+        ShardTask(
+            prepared=prepared,
+            num_parts=rows["num_parts"],
+            duplicate_runs=tuple(rows["duplicate_runs"]),
+            chunks=tuple(vectors["chunks"]),
+            collection=name,
+            number=number,
+            keys=key_range(number, total),
+            params=config.index.params(),
+            store=open_store(config.store, config.s3),
+            parent=carried.get((name, number)),
+            parent_dim=parent.dim if parent else 0,
+            compact_at=config.index.compact_at,
+        )
+        for name, total in totals.items()
+        for number in range(total)
+    ]
+
+
+def shards_to_carry(parent: Release | None, totals: dict[str, int]) -> dict[tuple[str, int], Shard]:
+    """(collection, number) → the parent's shard, where the collection has as many shards (`totals`) as it had."""
+    return {
+        (collection.name, shard.number): shard
+        for collection in (parent.collections if parent else ())
+        for shard in collection.shards
+        if len(collection.shards) == totals.get(collection.name)
+    }
+
+
+def why_other_shards(parent: Release | None, totals: dict[str, int]) -> str | None:
+    """Which collections have other shards than in the parent release, so that none of theirs can be carried on."""
+    before = {collection.name: len(collection.shards) for collection in parent.collections} if parent else {}
+    others = [name for name, total in totals.items() if before.get(name) != total]
+    texts = [f"{name} has {totals[name]} shards, it had {before.get(name, 0)}" for name in others]
+    return "; ".join(texts) or None
+
+
+@ray.remote
+def build_shard(task: ShardTask) -> tuple[dict[str, Any] | None, int]:
+    """The shard as JSON (`BuiltShard`), None where it has no items, and the peak memory of this process in bytes."""
+    items = shard_items(task)
+    return (carry_on(task, items) or build_whole(task, items)) if items.num_rows else None, peak_memory_bytes()
+
+
+def carry_on(task: ShardTask, items: pa.Table) -> dict[str, Any] | None:
+    """The parent's graph with deltas and tombstones beside it; None where there is none, or too much has changed."""
+    if task.parent is None:
+        return None
+    entry = update_shard(
+        task.prepared.store,
+        task.store,
+        task.parent,
+        items.select(["item_id", "fingerprint"]),
+        items.drop_columns(INTERNAL_COLUMNS),
+        partial(shard_vectors, task),
+        task.compact_at,
+    )
+    return {"entry": to_plain(entry), "dim": task.parent_dim, "num_indexed": 0} if entry else None
+
+
+def build_whole(task: ShardTask, items: pa.Table) -> dict[str, Any]:
+    """Builds the graph, or finds it built."""
+    workspace, ids = task.prepared.store, items.select(["item_id", "fingerprint"])
+    artifact = Artifact(workspace, f"shards/{fingerprint(FORMAT, ids_digest(ids), asdict(task.params))}")
+    graph, num_indexed = artifact.read_marker(), 0
+    if graph is None:
+        vectors, num_indexed = shard_vectors(task, items), items.num_rows
+        graph = {"dim": vectors.shape[1], "index": to_plain(put_graph(workspace, vectors, task.params))}
+        artifact.write_marker(graph)
+    entry = Shard(
+        number=task.number,
+        num_items=items.num_rows,
+        index=from_plain(Blob, graph["index"]),
+        items=put_blob(workspace, parquet_bytes(ids)),
+        metadata=put_blob(workspace, parquet_bytes(items.drop_columns(INTERNAL_COLUMNS))),
+    )
+    return {"entry": to_plain(entry), "dim": graph["dim"], "num_indexed": num_indexed}
+
+
+def shard_items(task: ShardTask) -> pa.Table:
+    """The shard's items in label order (id key, then id), without rows whose id an earlier row has."""
+    rows = read_parts(task.prepared, "items", task.num_parts, "id_key", task.keys, collection=task.collection)
+    order = [("id_key", "ascending"), ("item_id", "ascending")]
+    rows = rows.take(pc.sort_indices(rows, sort_keys=order))
+    for number in task.duplicate_runs:
+        key = task.prepared.key(f"duplicates-{number:05d}.parquet")
+        duplicates = read_run(task.prepared.store, key, "id_key", task.keys)
+        rows = rows.filter(pc.invert(pc.is_in(_sources(rows), value_set=_sources(duplicates))))
+    return rows.combine_chunks()
+
+
+def _sources(rows: pa.Table) -> pa.Array:
+    """int64 (num_rows,): part and row in one number."""
+    return pc.add(pc.shift_left(rows["source_part"].cast(pa.int64()), 32), rows["source_row"]).combine_chunks()
+
+
+def ids_digest(ids: pa.Table) -> str:
+    digest = hashlib.sha256()
+    for item_id, row_fingerprint in zip(ids["item_id"].to_pylist(), ids["fingerprint"].to_pylist(), strict=True):
+        digest.update(b"%d:%s%s" % (len(item_id.encode()), item_id.encode(), row_fingerprint))
+    return digest.hexdigest()
+
+
+def shard_vectors(task: ShardTask, items: pa.Table) -> np.ndarray:
+    """float32 (num_items, dim), unit norm, in the order of `items`; read chunk by chunk into one array.
+
+    Raises DamagedError where an item has no vector, DataError where chunks differ in dimension.
+    """
+    wanted = pairs(items)
+    vectors: np.ndarray | None = None
+    found = np.zeros(items.num_rows, dtype=bool)
+    for key in task.chunks:
+        known = read_run(task.prepared.store, key, "id_key", task.keys, columns=["fingerprint", "item_id"])
+        positions = pc.index_in(pairs(known), value_set=wanted)
+        if positions.null_count == len(positions):
+            continue  # its vectors, most of its bytes, are not read
+        values = vectors_of(read_run(task.prepared.store, key, "id_key", task.keys, columns=[VECTOR]))
+        if vectors is None:
+            vectors = np.empty((items.num_rows, values.shape[1]), np.float32)
+        if values.shape[1] != vectors.shape[1]:
+            raise DataError(f"{key}: expected vectors of {vectors.shape[1]} dimensions, got {values.shape[1]}")
+        is_wanted = pc.is_valid(positions).to_numpy(zero_copy_only=False)
+        rows = positions.drop_null().to_numpy()
+        vectors[rows], found[rows] = values[is_wanted], True
+    if vectors is None or not found.all():
+        raise DamagedError(
+            f"collection {task.collection}: {np.count_nonzero(~found)} of {len(found)} items have no vector in the "
+            f"workspace; delete {task.prepared.store.url}/{task.prepared.path} and run again"
+        )
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def put_graph(workspace: Store, vectors: np.ndarray, params: IndexParams) -> Blob:
+    with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
+        path = Path(folder, "index.hnsw")
+        build_index(vectors, params, path)
+        blob = file_blob(path)
+        workspace.upload(workspace_key(blob), path, sha256=blob.sha256)
+        return blob

@@ -1,0 +1,1 @@
+"""Fine-tuning of the encoder: pairs, negatives, loss, steps, checkpoints. Measuring belongs in evaluation/."""

@@ -1,0 +1,1 @@
+"""What stages leave for each other: artifacts, typed records, sorted runs, chunks, blobs. Reads no user's file."""

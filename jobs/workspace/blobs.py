@@ -1,0 +1,56 @@
+"""Blobs that lie in the workspace until they are published, and local copies of them."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from indexing.errors import DamagedError
+from indexing.store import Store
+from indexing.store.blobs import Blob, Fetch, blob_of, hash_file
+from indexing.store.local import LocalStore
+
+
+@contextmanager
+def local_copy(store: Store, key: str) -> Iterator[Path]:
+    """A path of this machine that holds the object while the block runs; the object itself where the store is local."""
+    if isinstance(store, LocalStore):
+        yield store._path(key)
+        return
+    with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
+        path = Path(folder, key.rpartition("/")[2])
+        store.download(key, path)
+        yield path
+
+
+def workspace_key(blob: Blob) -> str:
+    """Where the blobs of shards lie until they are published, by content like in a store."""
+    return f"shards/sha256/{blob.sha256}"
+
+
+def put_blob(store: Store, data: bytes) -> Blob:
+    blob = blob_of(data)
+    if store.head(workspace_key(blob)) is None:
+        store.put(workspace_key(blob), data)
+    return blob
+
+
+@contextmanager
+def local_blobs(store: Store) -> Iterator[Fetch]:
+    """A function from a blob of the workspace to a path of this machine that holds it while the block runs.
+
+    It raises DamagedError when the bytes are not what was built.
+    """
+    with ExitStack() as stack:
+        paths: dict[str, Path] = {}
+
+        def fetch(blob: Blob) -> Path:
+            if blob.sha256 not in paths:
+                path = stack.enter_context(local_copy(store, workspace_key(blob)))
+                if hash_file(path) != blob.sha256:
+                    where = store.describe(workspace_key(blob))
+                    raise DamagedError(f"{where} is not what was built; delete it, run again")
+                paths[blob.sha256] = path
+            return paths[blob.sha256]
+
+        yield fetch
