@@ -7,6 +7,11 @@ class NightcrateError(Exception):
     exit_code = 70
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, which is all that fits into another error's text."""
+    return next(iter(str(error).strip().splitlines()), "")
+
+
 class ConfigError(NightcrateError):
     """Wrong configuration or arguments."""
 

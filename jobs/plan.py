@@ -17,22 +17,23 @@ import ray
 
 from cluster.fanout import fan_out
 from cluster.session import cluster_resources, ray_session
-from indexing.encoder import load_encoder
 from indexing.key_ranges import KeyRange, key_range, num_shards
 from indexing.release.manifest import Release, Shard
 from indexing.release.shard import read_live_rows, read_rows
-from indexing.store import Store, open_store
+from indexing.store import Store
 from indexing.store.cache import download_into
 from jobs.config.schema import Config
-from jobs.inputs.catalogue import Part, Source, scan_source
-from jobs.inputs.encoder import EncoderIdentity, identify_encoder, local_model, pin_encoder
-from jobs.inputs.parent import current_release
-from jobs.inputs.precomputed_vectors import column_vectors, read_npy_dim
-from jobs.inputs.rows import PartSettings, check_part, part_settings
+from jobs.inputs.catalogue import Part
+from jobs.inputs.encoder import pin_encoder
+from jobs.inputs.inputs import Inputs, read_inputs
+from jobs.inputs.precomputed_vectors import column_vectors
+from jobs.inputs.rows import RowRules, add_keys, check_part
+from jobs.progress import Progress
+from jobs.run import open_run
 from jobs.stages.build import shards_to_carry, why_other_shards, why_rebuild
 from jobs.stages.carry_over import plan_changes
 from jobs.stages.prepare import ROWS_PER_DUPLICATE_CHECK
-from jobs.workspace.chunks import list_chunks, num_chunks, read_known, vectors_artifact
+from jobs.workspace.chunks import chunks_path, list_chunks, num_chunks, read_known
 from jobs.workspace.rates import read_rates
 from jobs.workspace.vectors import VECTOR
 
@@ -67,40 +68,34 @@ class Plan:
     """Estimated peak memory of the largest worker."""
 
 
-def make_plan(config: Config) -> Plan:
+def make_plan(config: Config, progress: Progress) -> Plan:
     """Raises what nightly would raise for the same configuration and catalogue, but for the quarantine's limit."""
-    config = pin_encoder(config)
-    parent, workspace = current_release(config), open_store(config.workspace, config.s3)
-    encoder = identify_encoder(config)
-    source = scan_source(config)
-    settings = part_settings(config, source, encoder.fingerprint if encoder else None)
+    run = open_run(config, progress)
+    run = run.with_config(pin_encoder(config, run.store))
+    inputs = read_inputs(run)
+    source, parent, index = inputs.source, inputs.parent, config.index
     with ray_session(config.ray.address):
-        keys = survey(source.parts, settings)
+        keys = survey(inputs)
         totals = count_items(keys, source.num_rows)
-        num_texts, num_known = count_texts(keys, workspace, encoder, source.num_rows)
-        store = open_store(config.store, config.s3)
-        shards = compare(keys, store, parent, config.index.compact_at) if parent else {}
+        num_texts, num_known = count_texts(keys, run.workspace, inputs)
+        shards = compare(keys, run.store, parent, index.compact_at) if parent else {}
         num_cpus = cluster_resources().get("CPU", 1)
-    collections = {
-        name: (count, num_shards(count, config.index.rows_per_shard)) for name, count in sorted(totals.items())
-    }
-    num_items = totals.total()
-    num_shards_of = {name: total for name, (_, total) in collections.items()}
-    reason = why_rebuild(config, encoder, parent)
+    num_shards_of = {name: num_shards(count, index.rows_per_shard) for name, count in sorted(totals.items())}
+    reason = why_rebuild(run.config, inputs)
     carried = shards_to_carry(None if reason else parent, num_shards_of)
     num_to_index = count_to_index(totals, carried, shards)
-    dim = find_dim(config, source)
-    item_bytes = 4 * dim + 4 * (2 * config.index.M + 1) + 8
-    rates = read_rates(workspace)
+    item_bytes = 4 * find_dim(inputs) + 4 * (2 * index.M + 1) + 8
+    rates = read_rates(run.workspace)
     rate = {name: rates.get(name, default * num_cpus) for name, default in DEFAULT_RATES.items()}
-    largest = max((-(-items // shards) for items, shards in collections.values()), default=0)
+    largest = max((-(-totals[name] // count) for name, count in num_shards_of.items()), default=0)
+    num_items = totals.total()
     return Plan(
         num_rows=source.num_rows,
         num_bad=source.num_rows - num_items,
         num_to_encode=num_texts - num_known,
         num_reused=num_known,
         changes=sum_changes(shards, num_items) if parent else None,
-        collections=collections,
+        collections={name: (totals[name], count) for name, count in num_shards_of.items()},
         index_bytes=num_items * item_bytes,
         why_rebuild=reason or why_other_shards(parent, num_shards_of),
         num_to_index=num_to_index,
@@ -110,38 +105,34 @@ def make_plan(config: Config) -> Plan:
     )
 
 
-def sum_changes(shards: dict[tuple[str, int], dict[str, int]], num_items: int) -> dict[str, int]:
-    """Items by what became of them since the parent release."""
-    counts = {name: sum(shard[name] for shard in shards.values()) for name in ("changed", "unchanged", "gone")}
-    return {"new": num_items - counts["changed"] - counts["unchanged"], **counts}
-
-
-def find_dim(config: Config, source: Source) -> int:
+def find_dim(inputs: Inputs) -> int:
     """Components of a vector."""
-    if not config.vectors.path:
-        return load_encoder(local_model(config), config.encoder.settings()).dim
-    if source.npy:
-        return read_npy_dim(*source.npy)
-    return column_vectors(source.parts[0].read()[VECTOR], source.parts[0].key).shape[1]
+    if inputs.encoder:
+        return inputs.encoder.load().dim
+    if inputs.source.npy:
+        return inputs.source.npy.dim
+    part = inputs.source.parts[0]
+    return column_vectors(part.read()[VECTOR], part.key).shape[1]
 
 
-def survey(parts: list[Part], settings: PartSettings) -> list[ray.ObjectRef]:
+def survey(inputs: Inputs) -> list[ray.ObjectRef]:
     """The keys of each part's good rows, which stay in the object store."""
     keys: dict[int, ray.ObjectRef] = {}
 
     def submit(part: Part) -> ray.ObjectRef:
-        refs: Any = survey_part.remote(part, settings)  # two, which Ray's type does not tell
+        # Two references, which Ray's type does not say.
+        refs: Any = survey_part.remote(part, inputs.rules, inputs.encoder_fingerprint)
         keys[part.number] = refs[1]
         return refs[0]
 
-    for _ in fan_out(submit, parts, what="plan"):
+    for _ in fan_out(submit, inputs.source.parts, what="plan"):
         pass
     return [keys[number] for number in sorted(keys)]
 
 
 @ray.remote(num_returns=2)
-def survey_part(part: Part, settings: PartSettings) -> tuple[int, pa.Table]:
-    good, _ = check_part(part, settings)
+def survey_part(part: Part, rules: RowRules, encoder_fingerprint: str | None) -> tuple[int, pa.Table]:
+    good = add_keys(check_part(part, rules)[0], rules, encoder_fingerprint)
     return good.num_rows, good.select(["item_id", "id_key", "collection", "fingerprint", "fingerprint_key"])
 
 
@@ -161,14 +152,13 @@ def count_distinct(keys: list[ray.ObjectRef], keys_in: KeyRange) -> Counter[str]
     return Counter(rows["collection"].take(pa.array(first_rows)).to_pylist())
 
 
-def count_texts(
-    keys: list[ray.ObjectRef], workspace: Store, encoder: EncoderIdentity | None, num_rows: int
-) -> tuple[int, int]:
-    """(distinct texts, those among them that have a vector in the workspace); (0, 0) where vectors come ready-made."""
-    if encoder is None:
+def count_texts(keys: list[ray.ObjectRef], workspace: Store, inputs: Inputs) -> tuple[int, int]:
+    """(distinct texts, those that have a vector in the workspace); (0, 0) where vectors come precomputed."""
+    if inputs.encoder is None:
         return 0, 0
-    chunks = list_chunks(vectors_artifact(workspace, encoder))
-    ranges = [key_range(number, num_chunks(num_rows)) for number in range(num_chunks(num_rows))]
+    chunks = list_chunks(workspace, chunks_path(inputs.encoder.fingerprint))
+    total = num_chunks(inputs.source.num_rows)
+    ranges = [key_range(number, total) for number in range(total)]
     found = fan_out(lambda keys_in: count_range.remote(keys, keys_in, workspace, chunks), ranges, what="plan")
     counts = [result for _, result in found]
     return sum(count[0] for count in counts), sum(count[1] for count in counts)
@@ -192,23 +182,39 @@ def select_range(keys: list[ray.ObjectRef], column: str, keys_in: KeyRange) -> p
     return pa.concat_tables(tables)
 
 
+@dataclass(frozen=True)
+class ShardChanges:
+    """What became of a shard's items since the parent release."""
+
+    changed: int
+    unchanged: int
+    gone: int
+    num_items: int
+    """Tonight's."""
+    num_to_index: int
+    """All of them where the shard has to be built whole, else none."""
+
+
+ShardKey = tuple[str, int]
+"""Collection and shard number."""
+
+
 def compare(
     keys: list[ray.ObjectRef], store: Store, parent: Release, compact_at: float
-) -> dict[tuple[str, int], dict[str, int]]:
-    """(collection, shard) → what became of its items since the parent release, and how many it holds now."""
+) -> dict[ShardKey, ShardChanges]:
     tasks = [
         (collection.name, shard, key_range(shard.number, len(collection.shards)))
         for collection in parent.collections
         for shard in collection.shards
     ]
     found = fan_out(lambda task: compare_shard.remote(keys, store, *task, compact_at), tasks, what="plan")
-    return {(name, shard.number): counts for (name, shard, _), counts in found}
+    return {(name, shard.number): changes for (name, shard, _), changes in found}
 
 
 @ray.remote
 def compare_shard(
     keys: list[ray.ObjectRef], store: Store, name: str, shard: Shard, keys_in: KeyRange, compact_at: float
-) -> dict[str, int]:
+) -> ShardChanges:
     with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
         fetch = partial(download_into, Path(folder), store)
         labels, before = read_rows(fetch, shard, name), read_live_rows(fetch, shard, name)
@@ -217,19 +223,21 @@ def compare_shard(
     found = pc.index_in(before["item_id"], value_set=now["item_id"].combine_chunks())
     kept = before.filter(pc.is_valid(found))
     num_same = pc.sum(pc.equal(kept["fingerprint"], now["fingerprint"].take(found.drop_null()))).as_py() or 0
-    return {
-        "unchanged": num_same,
-        "changed": kept.num_rows - num_same,
-        "gone": before.num_rows - kept.num_rows,
-        "num_items": now.num_rows,
-        "num_to_index": 0 if is_carried else now.num_rows,
-    }
+    return ShardChanges(
+        changed=kept.num_rows - num_same,
+        unchanged=num_same,
+        gone=before.num_rows - kept.num_rows,
+        num_items=now.num_rows,
+        num_to_index=0 if is_carried else now.num_rows,
+    )
 
 
-def count_to_index(
-    totals: Counter[str],
-    carried: dict[tuple[str, int], Shard],
-    shards: dict[tuple[str, int], dict[str, int]],
-) -> int:
-    """Items whose shards are built whole: all but those of the shards that are carried on."""
-    return totals.total() - sum(shards[key]["num_items"] - shards[key]["num_to_index"] for key in carried)
+def sum_changes(shards: dict[ShardKey, ShardChanges], num_items: int) -> dict[str, int]:
+    """Items by what became of them since the parent release."""
+    counts = {name: sum(getattr(shard, name) for shard in shards.values()) for name in ("changed", "unchanged", "gone")}
+    return {"new": num_items - counts["changed"] - counts["unchanged"], **counts}
+
+
+def count_to_index(totals: Counter[str], carried: dict[ShardKey, Shard], shards: dict[ShardKey, ShardChanges]) -> int:
+    """Items whose shards are built whole: all but those of the shards that are carried over."""
+    return totals.total() - sum(shards[key].num_items - shards[key].num_to_index for key in carried)

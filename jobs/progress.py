@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -10,8 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
-
-from indexing.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 LOG_EVERY_S = 5.0
@@ -51,23 +49,15 @@ class _LogBar:
 
 
 class Progress:
-    """Shows each stage while it runs and keeps its wall time in seconds in `seconds`.
+    """Shows each stage while it runs and keeps its wall time in seconds in `seconds`."""
 
-    `allowed` are the stages that may run, all by default: a command for one stage must find the others done.
-    """
-
-    def __init__(self, console: Console, allowed: Container[str] | None = None) -> None:
-        self.console, self.allowed = console, allowed
+    def __init__(self, console: Console) -> None:
+        self.console = console
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str = "rows") -> Iterator[Bar]:
-        """A bar from 0 to `total` while the block runs. Raises ConfigError when the stage may not run."""
-        if self.allowed is not None and name not in self.allowed:
-            command = "encode" if name == "prepare" else name
-            raise ConfigError(
-                f"{name} is not done for this catalogue and configuration: run {command} first, or nightly"
-            )
+        """A bar from 0 to `total` while the block runs."""
         started = time.monotonic()
         if self.console.is_terminal:
             with self._bars() as bars:

@@ -91,6 +91,85 @@ def test_an_allowed_import_is_not_caught(source: str, path: str) -> None:
     assert broken_rules(source, path) == []
 
 
+LAYERS = {
+    "indexing": [
+        ("errors",),
+        ("key_ranges", "vectors", "catalogue", "store"),
+        ("dense", "encoder"),
+        ("release",),
+        ("search",),
+        ("serving",),
+    ],
+    "jobs": [
+        ("config", "progress"),
+        ("run", "workspace"),
+        ("inputs",),
+        ("quality",),
+        ("stages",),
+        ("nightly", "plan"),
+        ("run_record", "evaluation"),
+        ("training",),
+        ("report",),
+        ("cli",),
+        ("__main__",),
+    ],
+}
+"""Rooms from the bottom to the top: a room imports itself and lower floors, never another room of its own floor."""
+
+
+def imported_modules(source: str) -> Iterator[str]:
+    """Dotted names of all imports, wherever they stand."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def climbing_imports(source: str, path: str) -> list[str]:
+    """Imports of a room that is not below the module's own."""
+    package, room, *_ = path.removesuffix(".py").split("/")
+    floors = {name: floor for floor, names in enumerate(LAYERS[package]) for name in names}
+    parts = [name.split(".") for name in imported_modules(source)]
+    others = {found[1] for found in parts if found[0] == package and len(found) > 1 and found[1] in floors}
+    return [f"{path} imports {package}.{other}" for other in sorted(others - {room}) if floors[other] >= floors[room]]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.split("/")[0] in LAYERS and path.count("/") and "__init__" not in path]
+)
+def test_no_import_climbs(path: str) -> None:
+    assert climbing_imports((ROOT / path).read_text(encoding="utf-8"), path) == []
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_every_room_has_its_floor(package: str) -> None:
+    rooms = {path.split("/")[1].removesuffix(".py") for path in MODULES if path.startswith(f"{package}/")}
+    assert rooms - {"__init__"} == {room for floor in LAYERS[package] for room in floor}
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        ("from jobs.nightly import run_night", "jobs/stages/build.py"),
+        ("from jobs.evaluation import metrics", "jobs/run_record.py"),
+        ("def f():\n    import jobs.cli.commands", "jobs/inputs/rows.py"),
+        ("from indexing.search.open import open_release", "indexing/release/verify.py"),
+        ("from indexing.encoder.locate import encoder_digest", "indexing/dense/hnsw.py"),
+    ],
+)
+def test_an_import_that_climbs_is_caught(source: str, path: str) -> None:
+    assert len(climbing_imports(source, path)) == 1
+
+
+@pytest.mark.parametrize("package", sorted({str(Path(path).parent) for path in MODULES if path.count("/") > 1}))
+def test_every_folder_says_in_a_sentence_what_belongs_there(package: str) -> None:
+    docstring = ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8")))
+    assert docstring and docstring.count(".") >= 1
+
+
 def test_importing_indexing_loads_neither_ray_nor_torch() -> None:
     code = "import sys, indexing; print(sorted({'ray', 'torch', 'transformers', 'jobs', 'cluster'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

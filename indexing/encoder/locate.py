@@ -7,11 +7,13 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from indexing.encoder.layout import read_layout
 from indexing.errors import ConfigError
+from indexing.store.blobs import hash_file
 
 if TYPE_CHECKING:
     from indexing.store import S3Settings, Store
@@ -47,12 +49,15 @@ def encoder_files(path: Path) -> list[str]:
 
 
 def encoder_digest(path: Path) -> str:
-    """SHA-256 (hex) over the sorted names and digests of `encoder_files`."""
+    """`files_digest` of the encoder in a folder."""
+    return files_digest((name, hash_file(path / name)) for name in encoder_files(path))
+
+
+def files_digest(files: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 (hex) over the names and digests of `encoder_files`, sorted by name: what identifies an encoder."""
     digest = hashlib.sha256()
-    for name in encoder_files(path):
-        with open(path / name, "rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{name}\0{content}\n".encode())
+    for name, sha256 in sorted(files):
+        digest.update(f"{name}\0{sha256}\n".encode())
     return digest.hexdigest()
 
 

@@ -52,8 +52,8 @@ def from_plain(kind: type[T], value: Any) -> T:
 def decode_strict(kind: type[T], data: bytes) -> T:
     """The dataclass `kind` that `data` holds. DamagedError names the first field that is not as the types say.
 
-    Fields may be str, int (0 … 2⁶³-1), Literal, a dataclass, `tuple[X, ...]`, `dict[str, X]`, `X | None`, or Any for
-    free JSON. Only the canonical form is accepted, so equal releases have equal bytes.
+    Fields may be str, int (0 … 2⁶³-1), float, bool, Literal, a dataclass, `tuple[X, ...]`, `dict[str, X]`, `X | None`,
+    or Any for free JSON. Only the canonical form is accepted, so equal releases have equal bytes.
     """
     try:
         value = json.loads(data.decode())
@@ -85,6 +85,10 @@ def _decode(hint: Any, value: Any, path: str) -> Any:
         if not any(type(value) is type(choice) and value == choice for choice in args):
             raise DamagedError(f"{path}: expected {' or '.join(map(repr, args))}, got {reprlib.repr(value)}")
         return value
+    if hint is bool:
+        return _expect(bool, value, path)
+    if hint is float:
+        return _checked_json(value if type(value) is int else _expect(float, value, path), path)
     return _text(_expect(str, value, path), path) if hint is str else _count(value, path)
 
 

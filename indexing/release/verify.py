@@ -1,6 +1,5 @@
 """Re-reads a whole release from the store: every byte against its digest, every shard by loading it."""
 
-import hashlib
 import tempfile
 import threading
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+from indexing.encoder.locate import files_digest
 from indexing.errors import DamagedError
 from indexing.key_ranges import id_keys, range_of
 from indexing.release.manifest import Collection, EncoderEntry, Release, Shard
@@ -99,12 +99,8 @@ def _check_shard(dim: int, collection: Collection, shard: Shard, loading: thread
 
 
 def _encoder_problems(encoder: EncoderEntry | None) -> list[str]:
-    """The encoder's digest must be that of its files, as `indexing.encoder.encoder_digest` computes it."""
+    """The encoder's digest must be that of its files."""
     if encoder is None:
         return []
-    digest = hashlib.sha256()
-    for file in sorted(encoder.files, key=lambda file: file.path):
-        digest.update(f"{file.path}\0{file.blob.sha256}\n".encode())
-    if digest.hexdigest() == encoder.digest:
-        return []
-    return [f"encoder: expected digest {encoder.digest}, its files have {digest.hexdigest()}"]
+    digest = files_digest((file.path, file.blob.sha256) for file in encoder.files)
+    return [] if digest == encoder.digest else [f"encoder: expected digest {encoder.digest}, its files have {digest}"]

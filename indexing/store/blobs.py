@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from indexing.store import Store
 
@@ -38,9 +39,14 @@ READ_BYTES = 8 * 1024 * 1024
 def hash_object(store: Store, key: str) -> str:
     """The sha256 of an object, read once as a stream."""
     with store.open(key) as stream:
-        digest = hashlib.sha256()
-        while chunk := stream.read(READ_BYTES):
-            digest.update(chunk)
+        return hash_stream(stream)
+
+
+def hash_stream(stream: BinaryIO) -> str:
+    """The sha256 of what is left to read."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(READ_BYTES):
+        digest.update(chunk)
     return digest.hexdigest()
 
 

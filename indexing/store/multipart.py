@@ -123,12 +123,6 @@ def _pieces(path: Path, piece_bytes: int) -> Iterator[bytes]:
             yield piece
 
 
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def base64_sha256(data: bytes) -> str:
     """SHA-256 as S3 writes it."""
     return b64encode(hashlib.sha256(data).digest()).decode()

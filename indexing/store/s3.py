@@ -26,7 +26,8 @@ from indexing.store.base import (
     no_conditional_put,
     replacing_file,
 )
-from indexing.store.multipart import base64_sha256, download_in_parts, file_sha256, full_sha256, upload_in_parts
+from indexing.store.blobs import hash_file
+from indexing.store.multipart import base64_sha256, download_in_parts, full_sha256, upload_in_parts
 from indexing.store.s3_client import check_endpoint, make_client, parse_url
 from indexing.store.s3_errors import error_status, in_doubt, s3_errors, worth_retrying
 
@@ -106,7 +107,7 @@ class S3Store(Store):
         if path.stat().st_size >= self._multipart_bytes:
             call = partial(self._call, key=key)
             return upload_in_parts(call, path, sha256, part_bytes=self._part_bytes, num_threads=NUM_TRANSFERS)
-        found = file_sha256(path)
+        found = hash_file(path)
         if found != sha256:
             raise DamagedError(f"expected sha256 {sha256} of {path}, got {found}")
         checksum = b64encode(bytes.fromhex(sha256)).decode()

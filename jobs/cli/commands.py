@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.util
-import json
 from pathlib import Path
 
 from rich.console import Console
@@ -11,12 +10,12 @@ from indexing.errors import ConfigError
 from jobs.config.load import load_config, to_yaml
 from jobs.progress import Progress
 
-STAGES: dict[str, tuple[str, tuple[str, ...] | None]] = {
+STAGES: dict[str, tuple[str, frozenset[str] | None]] = {
     "nightly": ("publish", None),
-    "encode": ("encode", ("prepare", "encode")),
-    "build": ("build", ("build",)),
-    "validate": ("validate", ("validate",)),
-    "publish": ("publish", ("publish",)),
+    "encode": ("encode", frozenset({"prepare", "encode"})),
+    "build": ("build", frozenset({"build"})),
+    "validate": ("validate", frozenset({"validate"})),
+    "publish": ("publish", frozenset({"publish"})),
 }
 """command → (the last stage, the stages that may run)."""
 
@@ -30,17 +29,19 @@ def require_ray() -> None:
 def run(arguments: argparse.Namespace) -> None:
     """nightly, or the stage of that name."""
     require_ray()
-    from jobs.nightly import run as run_stages  # Ray loads only where it runs
-    from jobs.report.console import print_summary
+    from jobs.nightly import run_night  # Ray loads only where it runs
+    from jobs.report.console import print_record
+    from jobs.run import open_run
+    from jobs.run_record import make_record
 
     if arguments.dry_run:
         print(to_yaml(load_config(arguments.config, arguments.overrides)))  # not by rich, which would wrap long lines
         return plan(arguments)
     config = load_config(arguments.config, arguments.overrides)
     last_stage, allowed = STAGES[arguments.stage]
-    progress = Progress(Console(), allowed)
-    outcome = run_stages(config, last_stage, progress)
-    print_summary(config, outcome, progress)
+    progress = Progress(Console())
+    outcome = run_night(config, last_stage, progress, allowed)
+    print_record(open_run(config, progress), make_record(outcome, progress.seconds))
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -49,20 +50,19 @@ def plan(arguments: argparse.Namespace) -> None:
     from jobs.report.plan import print_plan
 
     config = load_config(arguments.config, arguments.overrides)
-    print_plan(make_plan(config), Console())
+    print_plan(make_plan(config, Progress(Console(stderr=True))), Console())
 
 
 def train(arguments: argparse.Namespace) -> None:
     require_training()
-    from jobs.report.evaluation import print_report
+    from jobs.report.evaluation import print_evaluation
     from jobs.training.encoder.run import require_accepted, run_training
 
     config, console = load_config(arguments.config, arguments.overrides), Console()
     trained = run_training(config, Progress(console))
-    print_report(console, trained.report, config.evaluation)
-    curve = trained.artifact.store.describe(trained.artifact.key("curve.svg"))
-    console.print(f"loss curve: {curve}", markup=False, soft_wrap=True)
-    require_accepted(trained.reasons, trained.artifact)
+    print_evaluation(console, trained.report, config.evaluation.metric)
+    console.print(f"loss curve: {trained.curve_url}", markup=False, soft_wrap=True)
+    require_accepted(trained.reasons, trained.report_url)
     assert trained.accepted is not None
     console.print(f"accepted as encoder {trained.accepted.number} of {config.store}", markup=False, soft_wrap=True)
 
@@ -70,15 +70,15 @@ def train(arguments: argparse.Namespace) -> None:
 def evaluate(arguments: argparse.Namespace) -> None:
     require_training()
     from jobs.evaluation.run import run_evaluation, with_beir
-    from jobs.report.evaluation import print_report
+    from jobs.report.evaluation import print_evaluation
 
     config, console = load_config(arguments.config, arguments.overrides), Console()
     if arguments.beir:
-        config = with_beir(config, Path(arguments.beir), arguments.split)
+        config = with_beir(config, Path(arguments.beir), arguments.split, Progress(console))
     report = run_evaluation(config, Progress(console))
-    print_report(console, report, config.evaluation)
+    print_evaluation(console, report, config.evaluation.metric)
     if arguments.out:
-        Path(arguments.out).write_text(json.dumps(report, sort_keys=True, indent=1) + "\n")
+        Path(arguments.out).write_bytes(report.to_bytes() + b"\n")
 
 
 def require_training() -> None:

@@ -21,6 +21,7 @@ from indexing.release.commit import read_release, release_numbers
 from indexing.release.diff import diff_releases, overlap
 from indexing.release.lease import hold_lease
 from indexing.release.manifest import Release
+from indexing.release.report import lowest_recall
 from indexing.release.retention import PrunePlan, apply_prune, pin, pinned_numbers, plan_prune, unpin
 from indexing.release.rollback import roll_back
 from indexing.release.signing import check_signature, load_private_key, load_public_key
@@ -122,15 +123,14 @@ def releases(arguments: argparse.Namespace) -> None:
 
 def describe_release(release: Release, is_pinned: bool) -> dict[str, Any]:
     """What `releases` shows of one; `recall_at_10` is that of the collection where it is lowest."""
-    figures = [value for value in release.validation.values() if isinstance(value, dict)]
-    recalls = [value["items"]["recall_at_10"] for value in figures if "items" in value]
+    recall = lowest_recall(release.validation)
     return {
         "number": release.number,
         "created_at": release.created_at,
         "kind": release.kind,
         "num_items": release.num_items,
         "encoder": release.encoder.digest[:12] if release.encoder else None,
-        "recall_at_10": round(min(recalls), 4) if recalls else None,
+        "recall_at_10": None if recall is None else round(recall, 4),
         "size_bytes": release.size_bytes,
         "is_pinned": is_pinned,
     }

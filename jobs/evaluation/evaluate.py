@@ -1,51 +1,45 @@
 """How well an encoder finds what people looked for: full retrieval over the catalogue, exact and through HNSW.
 
-Two encoders are measured on the same queries, and BM25 beside them. What is compared is the difference on each query,
+Two encoders are measured on the same queries, and so is BM25. What is compared is the difference on each query,
 with a bootstrap interval over query groups.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from indexing.dense.exact import exact_search
-from indexing.encoder import load_encoder
 from indexing.key_ranges import key_range
-from indexing.store import open_store
-from jobs.config.schema import Config
 from jobs.evaluation.bm25 import bm25_search
 from jobs.evaluation.judgements import Judgements
 from jobs.evaluation.metrics import Ranking, measure, paired_bootstrap, slice_relevant
-from jobs.inputs.encoder import identify_encoder, local_model
-from jobs.nightly import make
-from jobs.progress import Progress
-from jobs.quality.full_search import retrieve, side_of
+from jobs.evaluation.report import Difference, EvaluationReport
+from jobs.inputs.inputs import Inputs
+from jobs.nightly import run_stages
+from jobs.quality.full_search import built_files, search_release
 from jobs.quality.slices import MIN_SLICE, slice_popularity
-from jobs.workspace.records import built_shards
+from jobs.run import Run
 from jobs.workspace.runs import read_parts
 
 HNSW_K = 100
 """Hits asked of the graphs, which search with `ef_search` or this, whichever is more: as `search -k 100` does."""
-Figures = dict[str, Any]
 
 
 def measure_encoder(
-    config: Config, judgements: Judgements, seen: set[str] | None, progress: Progress
+    run: Run, inputs: Inputs, judgements: Judgements, seen: set[str] | None
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Ranker or slice → metric → float64 (num_queries,), NaN for queries that do not count there, of `encoder.model`.
+    """Ranker or slice → metric → float64 (num_queries,), NaN for queries that do not count there, of the encoder.
 
     Its vectors and shards are made as nightly would, or found in the workspace. Raises what the stages raise.
     """
-    outcome = make(config, identify_encoder(config), "validate", None, progress)
-    assert outcome.built is not None and outcome.validated is not None
-    figures = outcome.validated.require_marker()["report"]["collections"]
-    side = side_of(built_shards(outcome.built), figures, open_store(config.store, config.s3))
-    encoder = load_encoder(local_model(config), config.encoder.settings())
-    queries, depth = encoder.encode(judgements.texts, kind="query"), config.evaluation.depth
-    exact = Ranking(queries=judgements.names, item_ids=retrieve(side, queries, depth, exact=True)[0])
-    graph = Ranking(queries=judgements.names, item_ids=retrieve(side, queries, HNSW_K)[0])
+    outcome = run_stages(run, inputs, "validate")
+    assert outcome.built is not None and outcome.validated is not None and inputs.encoder is not None
+    files = built_files(run, outcome.built.shards, outcome.validated.report.collections)
+    encoder = inputs.encoder.load()
+    queries, depth = encoder.encode(judgements.texts, kind="query"), run.config.evaluation.depth
+    exact = Ranking(queries=judgements.names, item_ids=search_release(files, queries, depth, exact=True)[0])
+    graph = Ranking(queries=judgements.names, item_ids=search_release(files, queries, HNSW_K)[0])
     results = {"exact": measure(exact, judgements.relevant), "hnsw": measure(graph, judgements.relevant)}
     results |= measure_slices(exact, results["exact"], judgements, seen)
     if judgements.general.num_rows:
@@ -91,47 +85,50 @@ def measure_general(rows: np.ndarray) -> dict[str, np.ndarray]:
     return measure(Ranking(queries=list(names), item_ids=names[rows]), {name: {name} for name in names})
 
 
-def measure_bm25(config: Config, judgements: Judgements, progress: Progress) -> dict[str, np.ndarray]:
+def measure_bm25(run: Run, inputs: Inputs, judgements: Judgements) -> dict[str, np.ndarray]:
     """Metric → float64 (num_queries,). Reads all texts that `encode` would encode into memory."""
-    outcome = make(config, identify_encoder(config), "encode", None, progress)
-    num_parts = outcome.prepared.require_marker()["num_parts"]
+    prepared = run_stages(run, inputs, "encode").prepared
     table = read_parts(
-        outcome.prepared, "texts", num_parts, "fingerprint_key", key_range(0, 1), columns=["item_id", "text"]
+        run.workspace,
+        prepared.path,
+        "texts",
+        prepared.num_parts,
+        "fingerprint_key",
+        key_range(0, 1),
+        columns=["item_id", "text"],
     )
     ids = np.array(table["item_id"].to_pylist(), object)
-    rows = bm25_search(table["text"].to_pylist(), judgements.texts, config.evaluation.depth)
+    rows = bm25_search(table["text"].to_pylist(), judgements.texts, run.config.evaluation.depth)
     found = ids[rows]
     found[rows < 0] = None
     return measure(Ranking(queries=judgements.names, item_ids=found), judgements.relevant)
 
 
 def compare(
-    config: Config, judgements: Judgements, rankers: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]
-) -> Figures:
+    judgements: Judgements, rankers: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], seed: int
+) -> EvaluationReport:
     """The report: means of each ranker, whole and by slice, and the differences of the first to each other one."""
     first, *others = rankers
-    report: Figures = {
-        "num_queries": len(judgements.texts),
-        "num_unknown_items": judgements.num_unknown,
-        "rankers": {name: {part: means(metrics) for part, metrics in of.items()} for name, of in rankers.items()},
-        "differences": {},
-    }
+    differences: dict[str, dict[str, dict[str, Difference]]] = {}
     for other in others:
-        parts = {}
-        for part in rankers[first].keys() & rankers[other].keys():
+        differences[other] = {}
+        for part in sorted(rankers[first].keys() & rankers[other].keys()):
             groups = judgements.groups if part != "general" else None
             new, old = rankers[first][part], rankers[other][part]
-            parts[part] = {name: difference(new[name], old[name], groups, config.evaluation.seed) for name in new}
-        report["differences"][other] = parts
-    return report
+            differences[other][part] = {name: difference(new[name], old[name], groups, seed) for name in new}
+    return EvaluationReport(
+        num_queries=len(judgements.texts),
+        num_unknown_items=judgements.num_unknown,
+        rankers={name: {part: means(metrics) for part, metrics in of.items()} for name, of in rankers.items()},
+        differences=differences,
+    )
 
 
 def means(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {name: float(np.nanmean(values)) for name, values in metrics.items()}
 
 
-def difference(new: np.ndarray, old: np.ndarray, groups: list[str] | None, seed: int) -> dict[str, float | None]:
-    """Mean and bounds of the interval; None is what could not be told. Without groups each query is its own."""
+def difference(new: np.ndarray, old: np.ndarray, groups: list[str] | None, seed: int) -> Difference:
+    """With its bootstrap interval over groups; without groups each query is its own."""
     found = paired_bootstrap(new, old, groups or [str(row) for row in range(len(new))], seed=seed)
-    values = {"mean": found.mean, "low": found.low, "high": found.high}
-    return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
+    return Difference(*(float(value) if np.isfinite(value) else None for value in (found.mean, found.low, found.high)))

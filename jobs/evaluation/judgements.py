@@ -7,10 +7,9 @@ import pyarrow as pa
 
 from indexing.errors import DataError
 from indexing.key_ranges import id_keys
-from jobs.config.schema import Config
-from jobs.inputs.catalogue import Source
+from jobs.inputs.inputs import Inputs
 from jobs.inputs.items import scan_items
-from jobs.progress import Progress
+from jobs.run import Run
 
 GENERAL_ITEMS, POOL_ROWS = 1_000, 20_000
 
@@ -35,10 +34,10 @@ class Judgements:
         return list(map(str, range(len(self.texts))))
 
 
-def read_judgements(config: Config, source: Source, interactions: pa.Table, progress: Progress) -> Judgements:
+def read_judgements(run: Run, inputs: Inputs, interactions: pa.Table) -> Judgements:
     """Raises DataError where no query leads to an item of the catalogue."""
     wanted = pa.array(sorted(set(interactions["item_id"].drop_null().to_pylist())), pa.string())
-    items = scan_items(config, source, wanted, POOL_ROWS, progress)
+    items = scan_items(run, inputs.source, inputs.rules, wanted, POOL_ROWS)
     known = set(items["item_id"].to_pylist())
     rows: dict[tuple[str, str, str], set[str]] = {}
     unknown: set[str] = set()

@@ -3,64 +3,68 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from cluster.session import ray_session
-from indexing.encoder import encoder_digest
 from indexing.release.registry import encoder_url, newest
-from indexing.store import open_store
 from jobs.config.schema import CollectionConfig, Config
 from jobs.evaluation.evaluate import compare, measure_bm25, measure_encoder
 from jobs.evaluation.judgements import read_judgements
+from jobs.evaluation.report import EvaluationReport
 from jobs.inputs.beir import read_beir
-from jobs.inputs.catalogue import PART_ROWS, Source, scan_source
-from jobs.inputs.encoder import local_model, pin_encoder, with_encoder
+from jobs.inputs.catalogue import PART_ROWS
+from jobs.inputs.encoder import pin_encoder, read_encoder, with_encoder
+from jobs.inputs.inputs import Inputs, read_inputs
 from jobs.inputs.interactions import require_interactions
 from jobs.progress import Progress
+from jobs.run import Run, open_run
 from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.runs import parquet_bytes
 
 NEW, INCUMBENT, BM25 = "new", "incumbent", "bm25"
 
 
-def run_evaluation(config: Config, progress: Progress) -> dict[str, Any]:
+def run_evaluation(config: Config, progress: Progress) -> EvaluationReport:
     """The report of `encoder.model`, against the newest accepted encoder where that is another one, and BM25."""
-    config = pin_encoder(config)
-    store, source = open_store(config.store, config.s3), scan_source(config)
-    held_back, parent = require_interactions(config, "evaluation"), newest(store)
-    log = require_interactions(config, "training") if config.training.interactions else None
+    run = open_run(config, progress)
+    run = run.with_config(pin_encoder(config, run.store))
+    config, inputs, parent = run.config, read_inputs(run), newest(run.store)
+    held_back = require_interactions(config.evaluation.interactions, config.s3, "evaluation.interactions")
+    log = None
+    if config.training.interactions:
+        log = require_interactions(config.training.interactions, config.s3, "training.interactions")
     models = {NEW: config.encoder.model}
-    if parent and parent.digest != encoder_digest(local_model(config)):
-        models[INCUMBENT] = encoder_url(store, parent)
+    if parent and inputs.encoder and parent.digest != inputs.encoder.digest:
+        models[INCUMBENT] = encoder_url(run.store, parent)
     with ray_session(config.ray.address):
-        return measure_all(config, source, models, held_back, log, progress)
+        return measure_all(run, inputs, models, held_back, log)
 
 
 def measure_all(
-    config: Config,
-    source: Source,
-    models: Mapping[str, str],
-    held_back: pa.Table,
-    log: pa.Table | None,
-    progress: Progress,
-) -> dict[str, Any]:
-    """The report of the encoders in `models`, by name, and of BM25. `log`: what training saw, where that is known."""
-    judgements = read_judgements(config, source, held_back, progress)
+    run: Run, inputs: Inputs, models: Mapping[str, str], held_back: pa.Table, log: pa.Table | None
+) -> EvaluationReport:
+    """The report of the encoders in `models`, by name, and of BM25. `log`: what training saw, where that is known.
+
+    No parent release: each encoder's shards are built whole.
+    """
+    inputs = inputs.following(None)
+    judgements = read_judgements(run, inputs, held_back)
     seen = set(log["item_id"].drop_null().to_pylist()) if log is not None else None
-    rankers = {
-        name: measure_encoder(with_encoder(config, model), judgements, seen, progress) for name, model in models.items()
-    }
-    if config.evaluation.bm25:
-        rankers[BM25] = {"exact": measure_bm25(config, judgements, progress)}
-    return compare(config, judgements, rankers)
+    rankers = {}
+    for name, model in models.items():
+        config = with_encoder(run.config, model)
+        of_model = replace(inputs, encoder=read_encoder(config))
+        rankers[name] = measure_encoder(run.with_config(config), of_model, judgements, seen)
+    if run.config.evaluation.bm25:
+        rankers[BM25] = {"exact": measure_bm25(run, inputs, judgements)}
+    return compare(judgements, rankers, run.config.evaluation.seed)
 
 
-def with_beir(config: Config, folder: Path, split: str) -> Config:
+def with_beir(config: Config, folder: Path, split: str, progress: Progress) -> Config:
     """The configuration with catalogue and judgements of a data set in the BEIR layout, put into the workspace."""
     catalogue, interactions = read_beir(folder, split)
-    workspace = open_store(config.workspace, config.s3)
+    workspace = open_run(config, progress).workspace
     prefix = f"beir/{fingerprint(str(folder.resolve()), split)}"
     for name, table in (("catalogue", catalogue), ("interactions", interactions)):
         workspace.put(f"{prefix}/{name}.parquet", parquet_bytes(table, row_group_size=PART_ROWS))

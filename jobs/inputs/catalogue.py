@@ -1,5 +1,7 @@
 """Where rows come from: the catalogue's Parquet files, or those of precomputed vectors, cut into parts."""
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -7,16 +9,16 @@ import pyarrow.parquet as pq
 
 from indexing.catalogue.contract import conform_schema
 from indexing.errors import ConfigError, DataError
-from indexing.store import Store, open_store
-from indexing.store.blobs import hash_object
-from indexing.store.local import LocalStore
+from indexing.store import ObjectInfo, Store, open_store
 from jobs.config.schema import Config
-from jobs.inputs.parquet import list_parquet, parquet_errors, read_footer
-from jobs.inputs.precomputed_vectors import check_npy, require_types
+from jobs.inputs.parquet import content_digest, list_parquet, parquet_errors, read_footer
+from jobs.inputs.precomputed_vectors import Npy, open_npy, require_types
 from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.vectors import VECTOR
 
 PART_ROWS = 65_536
+SCAN_THREADS = 16
+"""Footers read at once: a request each, so that latency counts and not the processor."""
 RESERVED = {"collection", "fingerprint", "fingerprint_key", "id_key", "reason", "text"} | {
     f"source_{name}" for name in ("file", "part", "row")
 }
@@ -48,29 +50,47 @@ class Source:
     """The contract's columns, then those beyond it; never the vectors."""
     num_rows: int
     fingerprint: str
-    npy: tuple[Store, str] | None
-    """Store and key of the .npy file that holds the vectors of the rows, in order."""
+    npy: Npy | None
+    """The .npy file that holds the vectors of the rows, in order."""
+
+
+@dataclass(frozen=True)
+class FileScan:
+    """What is known of one file before its rows are read."""
+
+    key: str
+    metadata: pq.FileMetaData
+    schema: pa.Schema
+    digest: str
 
 
 def scan_source(config: Config) -> Source:
-    """Lists the files and reads their footers. Raises ConfigError when there are none, DataError on a wrong schema."""
+    """Lists the files and reads their footers, several at once; each file is opened and hashed once.
+
+    Raises ConfigError when there are none, DataError on a wrong schema.
+    """
     setting, path = source_path(config)
-    store, keys = list_parquet(path, config.s3, setting)
-    parts: list[Part] = []
-    schemas, digests, num_rows = [], [], 0
-    for key in keys:
-        with store.open(key) as file:
-            metadata, schema = read_footer(file, store.describe(key))
-        schemas.append(check_schema(config, schema, store.describe(key)))
-        digests.append((key, content_digest(store, key)))
-        parts += split_file(store, key, metadata, first_number=len(parts))
-        num_rows += metadata.num_rows
+    store, files = list_parquet(path, config.s3, setting)
+    with ThreadPoolExecutor(SCAN_THREADS, thread_name_prefix="scan") as pool:
+        scans = list(pool.map(lambda info: scan_file(config, store, info), files))
+    num_rows = sum(scan.metadata.num_rows for scan in scans)
     if not num_rows:
-        raise DataError(f"{setting}: expected rows at {path}, got none in {len(keys)} files")
+        raise DataError(f"{setting}: expected rows at {path}, got none in {len(files)} files")
+    parts: list[Part] = []
+    for scan in scans:
+        parts += split_file(store, scan.key, scan.metadata, first_number=len(parts))
+    digests = [(scan.key, scan.digest) for scan in scans]
     npy = find_npy(config, num_rows)
     if npy:
-        digests.append((npy[1], content_digest(*npy)))
-    return Source(parts, unify(schemas, keys), num_rows, fingerprint(digests), npy)
+        digests.append((npy.key, npy.digest))
+    return Source(parts, unify(scans), num_rows, fingerprint(digests), npy)
+
+
+def scan_file(config: Config, store: Store, info: ObjectInfo) -> FileScan:
+    source = store.describe(info.key)
+    with store.open(info.key) as file:
+        metadata, schema = read_footer(file, source)
+        return FileScan(info.key, metadata, check_schema(config, schema, source), content_digest(store, info, file))
 
 
 def source_path(config: Config) -> tuple[str, str]:
@@ -93,25 +113,15 @@ def check_schema(config: Config, schema: pa.Schema, source: str) -> pa.Schema:
     return pa.schema([field for field in schema if field.name != VECTOR])
 
 
-def find_npy(config: Config, num_rows: int) -> tuple[Store, str] | None:
+def find_npy(config: Config, num_rows: int) -> Npy | None:
     if not config.vectors.ids:
         return None
     folder, _, key = str(config.vectors.path).rpartition("/")
     store = open_store(folder or ".", config.s3)
-    if store.head(key) is None:
-        raise ConfigError(f"vectors.path: expected a .npy file, found none at {config.vectors.path}")
-    check_npy(store, key, num_rows)
-    return store, key
-
-
-def content_digest(store: Store, key: str) -> str:
-    """SHA-256 of a local file; the ETag of an object, which changes with its content."""
-    if isinstance(store, LocalStore):
-        return hash_object(store, key)
     info = store.head(key)
-    if info is None or info.etag is None:
-        raise DataError(f"{store.describe(key)}: the object went away while the catalogue was read")
-    return info.etag
+    if info is None:
+        raise ConfigError(f"vectors.path: expected a .npy file, found none at {config.vectors.path}")
+    return open_npy(store, info, num_rows)
 
 
 def split_file(store: Store, key: str, metadata: pq.FileMetaData, first_number: int) -> list[Part]:
@@ -129,11 +139,11 @@ def split_file(store: Store, key: str, metadata: pq.FileMetaData, first_number: 
     return parts
 
 
-def unify(schemas: list[pa.Schema], keys: list[str]) -> pa.Schema:
-    merged = schemas[0]
-    for schema, key in zip(schemas[1:], keys[1:], strict=True):
+def unify(scans: Sequence[FileScan]) -> pa.Schema:
+    merged = scans[0].schema
+    for scan in scans[1:]:
         try:
-            merged = pa.unify_schemas([merged, schema])
+            merged = pa.unify_schemas([merged, scan.schema])
         except pa.ArrowTypeError as error:
-            raise DataError(f"{key}: a column has another type than in {keys[0]}: {error}") from error
+            raise DataError(f"{scan.key}: a column has another type than in {scans[0].key}: {error}") from error
     return merged

@@ -2,56 +2,72 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from indexing.encoder import encoder_digest, resolve_model
+from indexing.encoder import EncoderSettings, encoder_files, load_encoder, resolve_model
+from indexing.encoder.locate import files_digest
 from indexing.errors import ConfigError
+from indexing.release.manifest import EncoderFile
 from indexing.release.registry import encoder_url, newest
-from indexing.store import open_store
+from indexing.store import Store
+from indexing.store.blobs import file_blob
 from indexing.store.cache import default_cache_folder
 from jobs.config.schema import Config
 from jobs.workspace.fingerprint import fingerprint
 
+if TYPE_CHECKING:
+    from indexing.encoder.encoder import Encoder
+
+FORMAT = 1
+"""Changes with how vectors are made, whatever the settings."""
 LATEST = "latest"
 
 
-def pin_encoder(config: Config) -> Config:
+@dataclass(frozen=True)
+class EncoderInput:
+    """An encoder on this machine, its files hashed once."""
+
+    folder: Path
+    files: tuple[EncoderFile, ...]
+    """By path."""
+    digest: str
+    """Of all files."""
+    fingerprint: str
+    """Changes with anything that changes vectors: files, truncation, dimension, the precision asked for."""
+    settings: EncoderSettings
+
+    def load(self) -> "Encoder":
+        return load_encoder(self.folder, self.settings)
+
+    def load_reference(self) -> "Encoder":
+        """The same in float32 and with all its dimensions."""
+        return load_encoder(self.folder, replace(self.settings, dtype="float32", dim=None))
+
+
+def read_encoder(config: Config) -> EncoderInput | None:
+    """The encoder that `encoder.model` names, fetched where it is remote; None where vectors come precomputed."""
+    if config.vectors.path:
+        return None
+    folder = resolve_model(config.encoder.model, cache_dir=default_cache_folder(), s3=config.s3)
+    files = tuple(EncoderFile(path=name, blob=file_blob(folder / name)) for name in encoder_files(folder))
+    digest, encoder = files_digest((file.path, file.blob.sha256) for file in files), config.encoder
+    name = fingerprint(FORMAT, digest, encoder.max_tokens, encoder.dim, encoder.dtype)
+    return EncoderInput(folder, files, digest, name, encoder.settings())
+
+
+def pin_encoder(config: Config, store: Store) -> Config:
     """The configuration with `encoder.model: latest` replaced by where the newest accepted encoder lies.
 
     Done once a run, so that all its stages and workers use the same one. Raises ConfigError where there is none.
     """
     if config.encoder.model != LATEST:
         return config
-    store = open_store(config.store, config.s3)
     entry = newest(store)
     if entry is None:
         raise ConfigError(
             f"encoder.model: latest, but {config.store} has no accepted encoder: run train first, or name a model"
         )
-    return replace(config, encoder=replace(config.encoder, model=encoder_url(store, entry)))
-
-
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class EncoderIdentity:
-    digest: str
-    """Of the encoder's files."""
-    fingerprint: str
-    """Changes with anything that changes vectors: files, truncation, dimension, the precision asked for."""
-
-
-def local_model(config: Config) -> Path:
-    """The encoder's folder on this machine; fetched once where it is remote."""
-    return resolve_model(config.encoder.model, cache_dir=default_cache_folder(), s3=config.s3)
-
-
-def identify_encoder(config: Config) -> EncoderIdentity | None:
-    """None where vectors come ready-made."""
-    if config.vectors.path:
-        return None
-    digest, encoder = encoder_digest(local_model(config)), config.encoder
-    return EncoderIdentity(digest, fingerprint(FORMAT, digest, encoder.max_tokens, encoder.dim, encoder.dtype))
+    return with_encoder(config, encoder_url(store, entry))
 
 
 def with_encoder(config: Config, model: str) -> Config:

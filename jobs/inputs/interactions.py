@@ -7,9 +7,7 @@ import pyarrow.parquet as pq
 from indexing.catalogue.contract import converts
 from indexing.errors import ConfigError, DataError
 from indexing.store import S3Settings, Store
-from jobs.config.schema import Config
-from jobs.inputs.catalogue import content_digest
-from jobs.inputs.parquet import list_parquet, parquet_errors, read_footer
+from jobs.inputs.parquet import content_digest, list_parquet, parquet_errors, read_footer
 from jobs.workspace.fingerprint import fingerprint
 
 INTERACTIONS = pa.schema(
@@ -36,10 +34,10 @@ def read_interactions(path: str, s3: S3Settings | None, setting: str) -> pa.Tabl
     Raises ConfigError when there is no file (`setting` names the key of the configuration), DataError on a missing
     column, a type that does not convert, a row without query or query_group, a weight that is none, or no rows.
     """
-    store, keys = list_parquet(path, s3, setting)
-    table = pa.concat_tables([_read_file(store, key) for key in keys])
+    store, files = list_parquet(path, s3, setting)
+    table = pa.concat_tables([_read_file(store, info.key) for info in files])
     if not table.num_rows:
-        raise DataError(f"{setting}: expected rows at {path}, got none in {len(keys)} files")
+        raise DataError(f"{setting}: expected rows at {path}, got none in {len(files)} files")
     return table
 
 
@@ -107,17 +105,17 @@ def _refuse(bad: pa.ChunkedArray, message: str) -> None:
         raise DataError(f"{message} in {pc.sum(bad).as_py()} rows, the first of them row {first}")
 
 
-def require_interactions(config: Config, section: str) -> pa.Table:
-    """Raises ConfigError where the section names none."""
-    path = getattr(config, section).interactions
+def require_interactions(path: str | None, s3: S3Settings | None, setting: str) -> pa.Table:
+    """`read_interactions`; raises ConfigError where no path is configured."""
     if path is None:
-        raise ConfigError(f"{section}.interactions: expected a Parquet file of search logs, got none")
-    return read_interactions(path, config.s3, f"{section}.interactions")
+        raise ConfigError(f"{setting}: expected a Parquet file of search logs, got none")
+    return read_interactions(path, s3, setting)
 
 
-def interactions_fingerprint(config: Config, section: str) -> str:
-    store, keys = list_parquet(getattr(config, section).interactions, config.s3, f"{section}.interactions")
-    return fingerprint([(key, content_digest(store, key)) for key in keys])
+def interactions_fingerprint(path: str, s3: S3Settings | None, setting: str) -> str:
+    """Changes with any byte of the logs."""
+    store, files = list_parquet(path, s3, setting)
+    return fingerprint([(info.key, content_digest(store, info)) for info in files])
 
 
 def check_split(log: pa.Table, held_back: pa.Table) -> None:

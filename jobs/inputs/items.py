@@ -7,24 +7,22 @@ import ray
 
 from cluster.fanout import fan_out
 from indexing.key_ranges import id_keys
-from jobs.config.schema import Config
 from jobs.inputs.catalogue import Part, Source
-from jobs.inputs.rows import PartSettings, check_part, part_settings
-from jobs.progress import Progress
+from jobs.inputs.rows import RowRules, check_part
+from jobs.run import Run
 
 COLUMNS = ["item_id", "item_type", "title", "creators", "description", "popularity", "text"]
 
 
-def scan_items(config: Config, source: Source, wanted: pa.Array, pool_rows: int, progress: Progress) -> pa.Table:
+def scan_items(run: Run, source: Source, rules: RowRules, wanted: pa.Array, pool_rows: int) -> pa.Table:
     """`COLUMNS` of the wanted items and of a pool of about `pool_rows`, by id, with `in_pool`; of two rows of one id
     the first.
     """
-    settings = part_settings(config, source, "training")
     reference, share = ray.put(wanted), min(1.0, pool_rows / source.num_rows)
     tables: dict[int, pa.Table] = {}
-    with progress.stage("read items", source.num_rows) as bar:
+    with run.stage("read items", source.num_rows) as bar:
         for part, (table, num_rows) in fan_out(
-            lambda part: pick_items.remote(part, settings, reference, share), source.parts, what="read items"
+            lambda part: pick_items.remote(part, rules, reference, share), source.parts, what="read items"
         ):
             tables[part.number] = table
             bar.advance(num_rows)
@@ -34,11 +32,10 @@ def scan_items(config: Config, source: Source, wanted: pa.Array, pool_rows: int,
 
 
 @ray.remote
-def pick_items(part: Part, settings: PartSettings, wanted: pa.Array, share: float) -> tuple[pa.Table, int]:
+def pick_items(part: Part, rules: RowRules, wanted: pa.Array, share: float) -> tuple[pa.Table, int]:
     """What is picked of one part, and how many rows it has."""
-    good, bad = check_part(part, settings)
+    good, bad = check_part(part, rules)
     in_pool = id_keys(good["item_id"].to_pylist()) < share * 2.0**64
     good = good.select(COLUMNS).append_column("in_pool", pa.array(in_pool))
-    return good.filter(
-        pc.or_(pc.is_in(good["item_id"], value_set=wanted), good["in_pool"])
-    ), good.num_rows + bad.num_rows
+    is_picked = pc.or_(pc.is_in(good["item_id"], value_set=wanted), good["in_pool"])
+    return good.filter(is_picked), good.num_rows + bad.num_rows

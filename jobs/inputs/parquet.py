@@ -2,27 +2,41 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexing.errors import ConfigError, DataError
-from indexing.store import S3Settings, Store, open_store
+from indexing.errors import ConfigError, DataError, first_line
+from indexing.store import ObjectInfo, S3Settings, Store, open_store
+from indexing.store.blobs import hash_object, hash_stream
+from indexing.store.local import LocalStore
 
 
-def list_parquet(path: str, s3: S3Settings | None, setting: str) -> tuple[Store, list[str]]:
-    """The store that holds `path`, and the keys of its Parquet files, sorted."""
+def list_parquet(path: str, s3: S3Settings | None, setting: str) -> tuple[Store, list[ObjectInfo]]:
+    """The store that holds `path`, and its Parquet files, sorted by key."""
     if path.endswith(".parquet"):
         folder, _, name = path.rpartition("/")
         store = open_store(folder or ".", s3)
-        if store.head(name):
-            return store, [name]
+        if info := store.head(name):
+            return store, [info]
     store = open_store(path, s3)  # a folder, whatever its name: Spark calls them a.parquet
-    keys = [info.key for info in store.list("") if info.key.endswith(".parquet")]
-    if not keys:
+    files = [info for info in store.list("") if info.key.endswith(".parquet")]
+    if not files:
         raise ConfigError(f"{setting}: expected a Parquet file or a folder of them, found none at {path}")
-    return store, keys
+    return store, files
+
+
+def content_digest(store: Store, info: ObjectInfo, file: BinaryIO | None = None) -> str:
+    """SHA-256 of a local file (`file`, where it is open already), else the ETag: both change with the content."""
+    if isinstance(store, LocalStore):
+        if file is None:
+            return hash_object(store, info.key)
+        file.seek(0)
+        return hash_stream(file)
+    if info.etag is None:
+        raise DataError(f"{store.describe(info.key)}: expected an ETag from the store, got none")
+    return info.etag
 
 
 def read_footer(file: Any, source: str) -> tuple[pq.FileMetaData, pa.Schema]:
@@ -37,4 +51,4 @@ def parquet_errors(source: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{source}: expected a Parquet file; {str(error).strip().splitlines()[0]}") from error
+        raise DataError(f"{source}: expected a Parquet file; {first_line(error)}") from error

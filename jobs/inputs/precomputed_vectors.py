@@ -1,10 +1,11 @@
-"""Ready-made vectors in place of texts and an encoder: read part by part, checked, and kept as `encode` keeps its own.
+"""Precomputed vectors in place of texts and an encoder: read part by part, checked, and kept as `encode` keeps its own.
 
 Parquet with columns `item_id` and `vector` (any others of the catalogue contract, or beyond it, are metadata), or .npy
 with a Parquet file of ids in the same order. Missing item types and titles are filled in.
 """
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,23 +14,47 @@ import pyarrow.compute as pc
 
 from indexing.catalogue.contract import FINGERPRINT_TYPE
 from indexing.errors import ConfigError, DataError
-from indexing.store import Store
+from indexing.store import ObjectInfo, Store
 from jobs.config.schema import Config
+from jobs.inputs.parquet import content_digest
 from jobs.workspace.vectors import VECTOR
 
 
-def check_npy(store: Store, key: str, num_ids: int) -> None:
+@dataclass(frozen=True)
+class Npy:
+    """A 2-d float array in C order; plain data, so that Ray can ship it."""
+
+    store: Store
+    key: str
+    dim: int
+    dtype: str
+    offset: int
+    """Of the first row in the file, in bytes."""
+    digest: str
+    """Changes with any byte of the file."""
+
+    def read_rows(self, start: int, count: int) -> np.ndarray:
+        """Rows start … start + count, (count, dim), read as one range."""
+        dtype = np.dtype(self.dtype)
+        with self.store.open(self.key) as file:
+            file.seek(self.offset + start * self.dim * dtype.itemsize)
+            return np.frombuffer(file.read(count * self.dim * dtype.itemsize), dtype).reshape(count, self.dim)
+
+
+def open_npy(store: Store, info: ObjectInfo, num_ids: int) -> Npy:
     """Raises DataError unless the .npy is a 2-d float array with a row for each id."""
-    with store.open(key) as file:
-        shape, dtype, offset = read_npy_header(file, store.describe(key))
+    source = store.describe(info.key)
+    with store.open(info.key) as file:
+        (num_rows, dim), dtype, offset = read_npy_header(file, source)
         size_bytes = file.seek(0, 2)
-    if shape[0] != num_ids:
-        raise DataError(f"{store.describe(key)}: expected {num_ids} rows, as vectors.ids has, got {shape[0]}")
-    if dtype.itemsize > 8:
-        raise DataError(f"{store.describe(key)}: expected float16, float32 or float64, got {dtype}")
-    expected_bytes = offset + shape[0] * shape[1] * dtype.itemsize
-    if size_bytes != expected_bytes:
-        raise DataError(f"{store.describe(key)}: expected {expected_bytes} bytes, as its header says, got {size_bytes}")
+        if num_rows != num_ids:
+            raise DataError(f"{source}: expected {num_ids} rows, as vectors.ids has, got {num_rows}")
+        if dtype.itemsize > 8:
+            raise DataError(f"{source}: expected float16, float32 or float64, got {dtype}")
+        expected_bytes = offset + num_rows * dim * dtype.itemsize
+        if size_bytes != expected_bytes:
+            raise DataError(f"{source}: expected {expected_bytes} bytes, as its header says, got {size_bytes}")
+        return Npy(store, info.key, dim, dtype.str, offset, content_digest(store, info, file))
 
 
 def read_npy_header(file: Any, source: str) -> tuple[tuple[int, int], np.dtype, int]:
@@ -43,19 +68,6 @@ def read_npy_header(file: Any, source: str) -> tuple[tuple[int, int], np.dtype, 
     if len(shape) != 2 or not shape[1] or dtype.kind != "f" or is_fortran or not dtype.isnative:
         raise DataError(f"{source}: expected a float array (num_rows, dim) in C order, got {dtype} {shape}")
     return shape, dtype, file.tell()
-
-
-def read_npy_dim(store: Store, key: str) -> int:
-    with store.open(key) as file:
-        return read_npy_header(file, store.describe(key))[0][1]
-
-
-def read_npy_rows(store: Store, key: str, start: int, count: int) -> np.ndarray:
-    """Rows start … start + count of the array, read as one range."""
-    with store.open(key) as file:
-        (_, dim), dtype, offset = read_npy_header(file, store.describe(key))
-        file.seek(offset + start * dim * dtype.itemsize)
-        return np.frombuffer(file.read(count * dim * dtype.itemsize), dtype).reshape(count, dim)
 
 
 def column_vectors(column: pa.ChunkedArray, source: str) -> np.ndarray:

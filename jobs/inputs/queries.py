@@ -1,26 +1,23 @@
-"""Files of queries: read, sampled, encoded."""
+"""Files of queries: read and sampled."""
 
 import hashlib
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from indexing.catalogue.contract import converts
-from indexing.encoder import load_encoder
 from indexing.errors import DataError
 from indexing.store import S3Settings
 from jobs.config.schema import Config
-from jobs.inputs.encoder import local_model
 from jobs.inputs.parquet import list_parquet, parquet_errors, read_footer
 
 
 def read_queries(path: str, s3: S3Settings | None, setting: str) -> list[str]:
     """The distinct, non-blank values of the column `query`, sorted. Raises DataError without such a column."""
-    store, keys = list_parquet(path, s3, setting)
+    store, files = list_parquet(path, s3, setting)
     texts: set[str] = set()
-    for key in keys:
+    for key in (info.key for info in files):
         with store.open(key) as file:
             _, schema = read_footer(file, store.describe(key))
             if "query" not in schema.names or not converts(schema.field("query").type, pa.string()):
@@ -44,8 +41,3 @@ def query_texts(config: Config) -> list[str] | None:
         return None
     texts = read_queries(config.validation.queries, config.s3, "validation.queries")
     return sample_queries(texts, config.validation.num_samples)
-
-
-def encode_queries(config: Config, texts: list[str]) -> np.ndarray:
-    """float32 (num_texts, dim), encoded as queries."""
-    return load_encoder(local_model(config), config.encoder.settings()).encode(texts, kind="query")

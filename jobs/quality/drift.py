@@ -4,7 +4,7 @@ They read every shard of both releases, so they are measured only where a limit 
 """
 
 import logging
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import ray
@@ -13,12 +13,15 @@ from cluster.fanout import fan_out
 from indexing.dense.params import K
 from indexing.release.diff import Drift, Range, RangeDiff, diff_range, overlap, plan_ranges, sum_drift
 from indexing.release.manifest import Release
+from indexing.release.report import CollectionReport, Gate
 from indexing.search.queries import load_release_encoder
-from indexing.store import Store, open_store
+from indexing.store import Store
 from indexing.store.cache import BlobCache, default_cache_folder
 from jobs.config.schema import Config
-from jobs.quality.full_search import Side, retrieve, side_of
-from jobs.quality.gates import Gate, at_least, at_most
+from jobs.inputs.inputs import Inputs
+from jobs.quality.full_search import ReleaseFiles, built_files, search_release
+from jobs.quality.gates import at_least, at_most
+from jobs.run import Run
 from jobs.workspace.records import BuiltShard
 
 logger = logging.getLogger(__name__)
@@ -29,26 +32,27 @@ def has_drift_limits(config: Config) -> bool:
 
 
 def drift_gates(
-    config: Config,
-    shards: list[BuiltShard],
-    figures: dict[str, Any],
-    parent: Release | None,
-    texts: list[str] | None,
+    run: Run,
+    inputs: Inputs,
+    shards: Sequence[BuiltShard],
+    reports: Mapping[str, CollectionReport],
     queries: np.ndarray | None,
 ) -> list[Gate]:
-    """Drift and overlap against the parent release, where a limit is set; with `on_drift: warn` they are only said.
+    """Drift and overlap against the parent release, where a limit is set; with `on_drift: warn` they are only logged.
 
-    `queries` are `texts` as tonight's encoder has them, float32 (num_texts, dim).
+    `queries` are `inputs.queries` by tonight's encoder, float32 (num_texts, dim).
     """
-    limits, gates, store = config.validation, [], open_store(config.store, config.s3)
-    if parent is None or not has_drift_limits(config):
+    parent, limits = inputs.parent, run.config.validation
+    if parent is None or not has_drift_limits(run.config):
         return []
-    before = Side(parent.collections, parent.dim, shards[0].workspace, store)
-    after = side_of(shards, figures, store)
+    gates = []
+    before = ReleaseFiles(parent.collections, parent.dim, run.workspace, run.store)
+    after = built_files(run, shards, reports)
     if limits.max_drift is not None and (drift := measure_drift(before, after)):
         gates.append(at_most("mean drift of vectors", "all", drift.mean, limits.max_drift))
-    if limits.min_overlap is not None and texts and queries is not None and parent.encoder:
-        share = overlap(retrieve(before, encode_as_before(parent, store, texts), K)[0], retrieve(after, queries, K)[0])
+    if limits.min_overlap is not None and inputs.queries and queries is not None and parent.encoder:
+        found_before = search_release(before, encode_as_before(parent, run.store, inputs.queries), K)[0]
+        share = overlap(found_before, search_release(after, queries, K)[0])
         gates.append(at_least(f"overlap@{K} of queries", "all", share, limits.min_overlap))
     if limits.on_drift == "fail":
         return gates
@@ -57,15 +61,15 @@ def drift_gates(
     return []
 
 
-def measure_drift(before: Side, after: Side) -> Drift | None:
-    """How far the vectors of the items have moved that are in both; None where they can't be compared."""
+def measure_drift(before: ReleaseFiles, after: ReleaseFiles) -> Drift | None:
+    """How far the vectors of the items that are in both have moved; None where they can't be compared."""
     ranges = plan_ranges(before.collections, after.collections)
     found = fan_out(lambda each: compare_range.remote(each, before, after), ranges, what="drift")
     return sum_drift(part for _, part in found)
 
 
 @ray.remote
-def compare_range(each: Range, before: Side, after: Side) -> RangeDiff:
+def compare_range(each: Range, before: ReleaseFiles, after: ReleaseFiles) -> RangeDiff:
     with after.fetching() as fetch:
         return diff_range(each, before.dim, after.dim, fetch)
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import ray
@@ -14,10 +13,12 @@ from cluster.fanout import fan_out
 from indexing.dense.exact import exact_search, merge_top_k
 from indexing.dense.hnsw import Graph
 from indexing.release.manifest import Collection, Shard
+from indexing.release.report import CollectionReport
 from indexing.release.shard import open_graph, read_rows
 from indexing.store import Store
 from indexing.store.blobs import Blob, Fetch
 from indexing.store.cache import download_into
+from jobs.run import Run
 from jobs.workspace.blobs import local_blobs, workspace_key
 from jobs.workspace.records import BuiltShard
 
@@ -27,13 +28,13 @@ Found = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Side:
-    """A release, published or to be; plain data, so that Ray can ship it."""
+class ReleaseFiles:
+    """A release, published or to be, and where its files are; plain data, so that Ray can ship it."""
 
     collections: Sequence[Collection]
     dim: int
     workspace: Store
-    """Looked into first: what was built tonight or carried on is there alone, or there too."""
+    """Looked into first: what was built tonight or carried over is there alone, or there too."""
     store: Store
 
     @contextmanager
@@ -48,31 +49,31 @@ class Side:
             yield fetch
 
 
-def side_of(shards: Sequence[BuiltShard], figures: Mapping[str, Mapping[str, Any]], store: Store) -> Side:
-    """What was just built, with the `num_items` and `ef_search` of each collection that validation found."""
-    collections = [
+def built_files(run: Run, shards: Sequence[BuiltShard], reports: Mapping[str, CollectionReport]) -> ReleaseFiles:
+    """What was just built, with the figures of each collection that validation found."""
+    collections = tuple(
         Collection(
             name=name,
             item_types=(),
-            num_items=of_collection["num_items"],
-            ef_search=of_collection["ef_search"],
+            num_items=report.num_items,
+            ef_search=report.ef_search,
             shards=tuple(shard.entry for shard in shards if shard.collection == name),
         )
-        for name, of_collection in figures.items()
-    ]
-    return Side(tuple(collections), shards[0].dim, shards[0].workspace, store)
+        for name, report in reports.items()
+    )
+    return ReleaseFiles(collections, shards[0].dim, run.workspace, run.store)
 
 
-def retrieve(side: Side, queries: np.ndarray, k: int, *, exact: bool = False) -> Found:
+def search_release(files: ReleaseFiles, queries: np.ndarray, k: int, *, exact: bool = False) -> Found:
     """The k best items of each query, float32 (num_queries, dim), by the graphs at their `ef_search`, or exactly.
 
     Equal scores: by item id. Memory of a task: one shard and a block of scores.
     """
-    shards = [(shard, collection.ef_search) for collection in side.collections for shard in collection.shards]
+    shards = [(shard, collection.ef_search) for collection in files.collections for shard in collection.shards]
     reference = ray.put(queries)
     ids, scores = np.empty((len(queries), 0), object), np.empty((len(queries), 0), np.float32)
     for _, (more_ids, more_scores) in fan_out(
-        lambda task: search_ids.remote(side, *task, reference, k, exact), shards, what="search"
+        lambda task: search_ids.remote(files, *task, reference, k, exact), shards, what="search"
     ):
         ids, scores = np.concatenate([ids, more_ids], axis=1), np.concatenate([scores, more_scores], axis=1)
         order = np.lexsort((ids.astype(str), -scores), axis=1)[:, :k]
@@ -81,11 +82,11 @@ def retrieve(side: Side, queries: np.ndarray, k: int, *, exact: bool = False) ->
 
 
 @ray.remote
-def search_ids(side: Side, shard: Shard, ef: int, queries: np.ndarray, k: int, exact: bool) -> Found:
+def search_ids(files: ReleaseFiles, shard: Shard, ef: int, queries: np.ndarray, k: int, exact: bool) -> Found:
     """What one shard has."""
     where = f"shard {shard.number}"
-    with side.fetching() as fetch:
-        graph, rows = open_graph(fetch, side.dim, shard, where), read_rows(fetch, shard, where)
+    with files.fetching() as fetch:
+        graph, rows = open_graph(fetch, files.dim, shard, where), read_rows(fetch, shard, where)
     k = min(k, shard.num_items)
     labels, scores = search_exactly(graph, queries, k) if exact else graph.search(queries, k, ef, num_threads=1)
     return rows["item_id"].take(labels.ravel()).to_numpy().reshape(labels.shape), scores

@@ -1,18 +1,6 @@
-"""Gates: what was measured, what was expected, and whether it passes."""
+"""Gates: what was measured, against a threshold of the configuration."""
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gate:
-    """One check: what was measured, what was expected, and whether it holds."""
-
-    name: str
-    scope: str
-    """The collection or shard it speaks of."""
-    value: float
-    expected: str
-    holds: bool
+from indexing.release.report import Gate
 
 
 def at_least(name: str, scope: str, value: float, threshold: float) -> Gate:

@@ -1,11 +1,10 @@
 """Where recall is lost: in the precision of the vectors, in the graphs, in merging the shards.
 
 The last two are told apart by whether a true neighbour was found by its own shard. The first is an estimate: for a few
-items, their nearest ones are encoded anew in float32 and full dimension, and ranked by that.
+items, their nearest ones are encoded again in float32 and full dimension, and ranked by that.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +12,7 @@ import pyarrow as pa
 
 from indexing.catalogue.text import parse_templates, render_texts
 from indexing.dense.params import K
-from indexing.encoder import load_encoder
-from jobs.config.schema import Config
-from jobs.inputs.encoder import local_model
+from jobs.inputs.rows import RowRules
 from jobs.quality.recall import SCORE_TOLERANCE, recall_by_score
 
 if TYPE_CHECKING:
@@ -34,9 +31,9 @@ def found_by_graph(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
     return is_found
 
 
-def texts_of(config: Config, metadata: pa.Table, labels: np.ndarray) -> np.ndarray:
+def texts_of(rules: RowRules, metadata: pa.Table, labels: np.ndarray) -> np.ndarray:
     """The texts of a shard's labels, str objects of the same shape."""
-    templates = parse_templates(config.catalogue.text, metadata.column_names, list(config.item_types()))
+    templates = parse_templates(rules.text or {}, metadata.column_names, list(rules.collections))
     texts: np.ndarray = render_texts(metadata.take(pa.array(labels.ravel())), templates).to_numpy(zero_copy_only=False)
     return texts.reshape(labels.shape)
 
@@ -47,13 +44,8 @@ def merge_near(one: Near, other: Near) -> Near:
     return np.take_along_axis(texts, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
-def load_reference(config: Config) -> "Encoder":
-    """The encoder that will be published, in float32 and with all its dimensions."""
-    return load_encoder(local_model(config), replace(config.encoder.settings(), dtype="float32", dim=None))
-
-
 def encode_again(reference: "Encoder", near: Near) -> np.ndarray:
-    """float32 (NUM_ITEMS, at most NUM_NEAR, full dim), unit norm: the near texts by `load_reference`'s encoder."""
+    """float32 (NUM_ITEMS, at most NUM_NEAR, full dim), unit norm: the near texts by the encoder in float32."""
     texts = near[0]
     return reference.encode(texts.ravel().tolist()).reshape(*texts.shape, -1)
 

@@ -2,16 +2,16 @@
 
 A shard is a range of id keys of one collection: its HNSW graph, its item ids in label order, and their display
 metadata, three blobs. What a graph is built of gives the name under which it is kept, so an unchanged one is found, not
-built again; where little has changed since the parent release, its graph stays and deltas come beside it.
+built again; where little has changed since the parent release, its graph stays and deltas are added to it.
 """
 
 import hashlib
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,18 +23,19 @@ from indexing.dense.hnsw import build_index
 from indexing.dense.params import IndexParams
 from indexing.errors import DamagedError, DataError
 from indexing.key_ranges import KeyRange, key_range, num_shards
-from indexing.release.codec import from_plain, to_plain
+from indexing.release.codec import to_plain
 from indexing.release.manifest import Release, Shard
-from indexing.store import Store, open_store
+from indexing.store import Store
 from indexing.store.blobs import Blob, file_blob
 from jobs.config.schema import Config
-from jobs.inputs.encoder import EncoderIdentity
-from jobs.progress import Progress
+from jobs.inputs.inputs import Inputs
+from jobs.run import Run
 from jobs.stages.carry_over import update_shard
 from jobs.workspace.artifact import Artifact
 from jobs.workspace.blobs import put_blob, workspace_key
 from jobs.workspace.fingerprint import fingerprint
-from jobs.workspace.runs import parquet_bytes, read_parts, read_run
+from jobs.workspace.records import Built, BuiltGraph, BuiltShard, Encoded, Prepared
+from jobs.workspace.runs import parquet_bytes, read_parts, read_run, run_key
 from jobs.workspace.vectors import VECTOR, pairs, vectors_of
 
 FORMAT = 2
@@ -45,9 +46,11 @@ INTERNAL_COLUMNS = ["collection", "id_key", "item_id", "fingerprint", "source_pa
 class ShardTask:
     """One shard to build; plain data, so that Ray can ship it."""
 
-    prepared: Artifact
+    workspace: Store
+    items_path: str
+    """The folder of the prepared rows."""
     num_parts: int
-    duplicate_runs: tuple[int, ...]
+    duplicate_ranges: tuple[int, ...]
     chunks: tuple[str, ...]
     collection: str
     number: int
@@ -61,49 +64,42 @@ class ShardTask:
     compact_at: float
 
 
-def build(
-    config: Config,
-    prepared: Artifact,
-    encoded: Artifact,
-    encoder: EncoderIdentity | None,
-    parent: Release | None,
-    progress: Progress,
-) -> Artifact:
-    """Runs the stage, or skips it when its artifact is complete; the artifact lists the shards with their digests.
+def build(run: Run, inputs: Inputs, prepared: Prepared, encoded: Encoded) -> Built:
+    """Runs the stage, or skips it when its artifact is complete; the record lists the shards with their digests.
 
-    Shards of `parent` are carried on where that is possible; without a parent, all are built whole.
+    Shards of the parent release are carried over where that is possible; without a parent, all are built whole.
     """
-    if why_rebuild(config, encoder, parent):
-        parent = None
-    artifact = built_artifact(config, prepared, parent)
-    if artifact.read_marker():
-        return artifact
-    tasks = plan_shards(config, prepared, encoded, parent)
-    shards: list[dict[str, Any]] = []
+    parent = None if why_rebuild(run.config, inputs) else inputs.parent
+    artifact = built_artifact(run, prepared, parent)
+    if done := artifact.read():
+        return done
+    tasks = plan_shards(run, prepared, encoded, parent)
+    shards: list[BuiltShard] = []
     memory: list[int] = []
-    with progress.stage("build", sum(prepared.require_marker()["num_items"].values())) as bar:
-        for task, (shard, peak) in fan_out(lambda task: build_shard.remote(task), tasks, what="build"):
+    with run.stage("build", prepared.total_items) as bar:
+        for _, (shard, peak) in fan_out(lambda task: build_shard.remote(task), tasks, what="build"):
             memory.append(peak)
             if shard:
-                shards.append({"collection": task.collection, **shard})
-                bar.advance(shard["entry"]["num_items"])
-    artifact.write_marker({"shards": without_empty(shards), "peak_memory_bytes": max(memory)})
-    return artifact
+                shards.append(shard)
+                bar.advance(shard.entry.num_items)
+    built = Built(path=artifact.path, shards=without_empty(shards), peak_memory_bytes=max(memory))
+    artifact.write(built)
+    return built
 
 
-def without_empty(shards: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Shards by collection and number, numbered anew where a small collection left some without items."""
-    ordered = sorted(shards, key=lambda shard: (shard["collection"], shard["entry"]["number"]))
-    groups = groupby(ordered, key=lambda shard: shard["collection"])
-    return [
-        {**shard, "entry": {**shard["entry"], "number": number}}
-        for _, group in groups
+def without_empty(shards: Iterable[BuiltShard]) -> tuple[BuiltShard, ...]:
+    """Shards by collection and number, renumbered where a small collection left some without items."""
+    ordered = sorted(shards, key=lambda shard: (shard.collection, shard.entry.number))
+    return tuple(
+        replace(shard, entry=replace(shard.entry, number=number))
+        for _, group in groupby(ordered, key=lambda shard: shard.collection)
         for number, shard in enumerate(group)
-    ]
+    )
 
 
-def why_rebuild(config: Config, encoder: EncoderIdentity | None, parent: Release | None) -> str | None:
-    """What makes every shard of the parent release useless for tonight's; None where they can be carried on."""
+def why_rebuild(config: Config, inputs: Inputs) -> str | None:
+    """What makes every shard of the parent release useless for tonight's; None where they can be carried over."""
+    parent, encoder = inputs.parent, inputs.encoder
     if parent is None:
         return "there is no release yet"
     if parent.index != config.index.params():
@@ -124,33 +120,33 @@ def why_rebuild(config: Config, encoder: EncoderIdentity | None, parent: Release
     return None
 
 
-def built_artifact(config: Config, prepared: Artifact, parent: Release | None) -> Artifact:
+def built_artifact(run: Run, prepared: Prepared, parent: Release | None) -> Artifact[Built]:
+    index = run.config.index
     carried = [to_plain(collection.shards) for collection in parent.collections] if parent else None
-    name = fingerprint(
-        FORMAT, prepared.path, config.index.rows_per_shard, config.index.params(), config.index.compact_at, carried
-    )
-    return Artifact(prepared.store, f"builds/{name}")
+    name = fingerprint(FORMAT, prepared.path, index.rows_per_shard, index.params(), index.compact_at, carried)
+    return Artifact(run.workspace, f"builds/{name}", Built)
 
 
-def plan_shards(config: Config, prepared: Artifact, encoded: Artifact, parent: Release | None) -> list[ShardTask]:
+def plan_shards(run: Run, prepared: Prepared, encoded: Encoded, parent: Release | None) -> list[ShardTask]:
     """The shards of every collection, by the number of its items."""
-    rows, vectors = prepared.require_marker(), encoded.require_marker()
-    totals = {name: num_shards(count, config.index.rows_per_shard) for name, count in rows["num_items"].items()}
+    index = run.config.index
+    totals = {name: num_shards(count, index.rows_per_shard) for name, count in prepared.num_items.items()}
     carried = shards_to_carry(parent, totals)
     return [
         ShardTask(
-            prepared=prepared,
-            num_parts=rows["num_parts"],
-            duplicate_runs=tuple(rows["duplicate_runs"]),
-            chunks=tuple(vectors["chunks"]),
+            workspace=run.workspace,
+            items_path=prepared.path,
+            num_parts=prepared.num_parts,
+            duplicate_ranges=prepared.duplicate_ranges,
+            chunks=encoded.chunks,
             collection=name,
             number=number,
             keys=key_range(number, total),
-            params=config.index.params(),
-            store=open_store(config.store, config.s3),
+            params=index.params(),
+            store=run.store,
             parent=carried.get((name, number)),
             parent_dim=parent.dim if parent else 0,
-            compact_at=config.index.compact_at,
+            compact_at=index.compact_at,
         )
         for name, total in totals.items()
         for number in range(total)
@@ -176,18 +172,18 @@ def why_other_shards(parent: Release | None, totals: dict[str, int]) -> str | No
 
 
 @ray.remote
-def build_shard(task: ShardTask) -> tuple[dict[str, Any] | None, int]:
-    """The shard as JSON (`BuiltShard`), None where it has no items, and the peak memory of this process in bytes."""
+def build_shard(task: ShardTask) -> tuple[BuiltShard | None, int]:
+    """The shard, None where it has no items, and the peak memory of this process in bytes."""
     items = shard_items(task)
-    return (carry_on(task, items) or build_whole(task, items)) if items.num_rows else None, peak_memory_bytes()
+    return (carry_over(task, items) or build_whole(task, items)) if items.num_rows else None, peak_memory_bytes()
 
 
-def carry_on(task: ShardTask, items: pa.Table) -> dict[str, Any] | None:
-    """The parent's graph with deltas and tombstones beside it; None where there is none, or too much has changed."""
+def carry_over(task: ShardTask, items: pa.Table) -> BuiltShard | None:
+    """The parent's graph with deltas and tombstones; None where there is none, or too much has changed."""
     if task.parent is None:
         return None
     entry = update_shard(
-        task.prepared.store,
+        task.workspace,
         task.store,
         task.parent,
         items.select(["item_id", "fingerprint"]),
@@ -195,36 +191,36 @@ def carry_on(task: ShardTask, items: pa.Table) -> dict[str, Any] | None:
         partial(shard_vectors, task),
         task.compact_at,
     )
-    return {"entry": to_plain(entry), "dim": task.parent_dim, "num_indexed": 0} if entry else None
+    return BuiltShard(collection=task.collection, dim=task.parent_dim, entry=entry, num_indexed=0) if entry else None
 
 
-def build_whole(task: ShardTask, items: pa.Table) -> dict[str, Any]:
+def build_whole(task: ShardTask, items: pa.Table) -> BuiltShard:
     """Builds the graph, or finds it built."""
-    workspace, ids = task.prepared.store, items.select(["item_id", "fingerprint"])
-    artifact = Artifact(workspace, f"shards/{fingerprint(FORMAT, ids_digest(ids), asdict(task.params))}")
-    graph, num_indexed = artifact.read_marker(), 0
+    workspace, ids = task.workspace, items.select(["item_id", "fingerprint"])
+    artifact = Artifact(workspace, f"shards/{fingerprint(FORMAT, ids_digest(ids), asdict(task.params))}", BuiltGraph)
+    graph, num_indexed = artifact.read(), 0
     if graph is None:
         vectors, num_indexed = shard_vectors(task, items), items.num_rows
-        graph = {"dim": vectors.shape[1], "index": to_plain(put_graph(workspace, vectors, task.params))}
-        artifact.write_marker(graph)
+        graph = BuiltGraph(dim=vectors.shape[1], index=put_graph(workspace, vectors, task.params))
+        artifact.write(graph)
     entry = Shard(
         number=task.number,
         num_items=items.num_rows,
-        index=from_plain(Blob, graph["index"]),
+        index=graph.index,
         items=put_blob(workspace, parquet_bytes(ids)),
         metadata=put_blob(workspace, parquet_bytes(items.drop_columns(INTERNAL_COLUMNS))),
     )
-    return {"entry": to_plain(entry), "dim": graph["dim"], "num_indexed": num_indexed}
+    return BuiltShard(collection=task.collection, dim=graph.dim, entry=entry, num_indexed=num_indexed)
 
 
 def shard_items(task: ShardTask) -> pa.Table:
     """The shard's items in label order (id key, then id), without rows whose id an earlier row has."""
-    rows = read_parts(task.prepared, "items", task.num_parts, "id_key", task.keys, collection=task.collection)
+    workspace, path = task.workspace, task.items_path
+    rows = read_parts(workspace, path, "items", task.num_parts, "id_key", task.keys, collection=task.collection)
     order = [("id_key", "ascending"), ("item_id", "ascending")]
     rows = rows.take(pc.sort_indices(rows, sort_keys=order))
-    for number in task.duplicate_runs:
-        key = task.prepared.key(f"duplicates-{number:05d}.parquet")
-        duplicates = read_run(task.prepared.store, key, "id_key", task.keys)
+    for number in task.duplicate_ranges:
+        duplicates = read_run(workspace, run_key(path, "duplicates", number), "id_key", task.keys)
         rows = rows.filter(pc.invert(pc.is_in(_sources(rows), value_set=_sources(duplicates))))
     return rows.combine_chunks()
 
@@ -250,11 +246,11 @@ def shard_vectors(task: ShardTask, items: pa.Table) -> np.ndarray:
     vectors: np.ndarray | None = None
     found = np.zeros(items.num_rows, dtype=bool)
     for key in task.chunks:
-        known = read_run(task.prepared.store, key, "id_key", task.keys, columns=["fingerprint", "item_id"])
+        known = read_run(task.workspace, key, "id_key", task.keys, columns=["fingerprint", "item_id"])
         positions = pc.index_in(pairs(known), value_set=wanted)
         if positions.null_count == len(positions):
             continue  # its vectors, most of its bytes, are not read
-        values = vectors_of(read_run(task.prepared.store, key, "id_key", task.keys, columns=[VECTOR]))
+        values = vectors_of(read_run(task.workspace, key, "id_key", task.keys, columns=[VECTOR]))
         if vectors is None:
             vectors = np.empty((items.num_rows, values.shape[1]), np.float32)
         if values.shape[1] != vectors.shape[1]:
@@ -265,7 +261,7 @@ def shard_vectors(task: ShardTask, items: pa.Table) -> np.ndarray:
     if vectors is None or not found.all():
         raise DamagedError(
             f"collection {task.collection}: {np.count_nonzero(~found)} of {len(found)} items have no vector in the "
-            f"workspace; delete {task.prepared.store.url}/{task.prepared.path} and run again"
+            f"workspace; delete {task.workspace.url}/{task.items_path} and run again"
         )
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors

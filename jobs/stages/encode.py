@@ -23,14 +23,16 @@ from cluster.session import cluster_resources, is_local
 from indexing.encoder import EncoderSettings, encoder_digest, load_encoder, resolve_model
 from indexing.errors import ConfigError, DataError
 from indexing.key_ranges import KeyRange, key_range
-from indexing.store import S3Settings
+from indexing.store import S3Settings, Store
 from indexing.store.cache import default_cache_folder
-from jobs.config.schema import Config, RayConfig
-from jobs.inputs.encoder import EncoderIdentity
-from jobs.progress import Progress
+from jobs.config.schema import RayConfig
+from jobs.inputs.encoder import EncoderInput
+from jobs.inputs.inputs import Inputs
+from jobs.run import Run
 from jobs.workspace.artifact import Artifact
-from jobs.workspace.chunks import list_chunks, num_chunks, read_known, vectors_artifact, without_known, write_chunk
-from jobs.workspace.runs import read_parts
+from jobs.workspace.chunks import chunks_path, list_chunks, num_chunks, read_known, without_known, write_chunk
+from jobs.workspace.records import Encoded, Prepared
+from jobs.workspace.runs import read_parts, run_key
 from jobs.workspace.vectors import VECTOR, vectors_of
 
 logger = logging.getLogger(__name__)
@@ -42,10 +44,12 @@ ACTOR_RESTARTS = 8
 class EncodeSettings:
     """What an encoding actor needs; plain data, so that Ray can ship it."""
 
-    prepared: Artifact
+    workspace: Store
+    items_path: str
+    """The folder of the prepared rows."""
     num_parts: int
     num_chunks: int
-    vectors: Artifact
+    chunks_path: str
     known_chunks: tuple[str, ...]
     """Keys of what earlier runs left; listed once, by the driver."""
     encoder: EncoderSettings
@@ -54,45 +58,46 @@ class EncodeSettings:
     num_threads: int
 
 
-def encode(config: Config, prepared: Artifact, encoder: EncoderIdentity | None, progress: Progress) -> Artifact:
-    """Runs the stage, or skips it when its artifact is complete; the artifact lists the chunks that hold the vectors.
+def encode(run: Run, inputs: Inputs, prepared: Prepared) -> Encoded:
+    """Runs the stage, or skips it when its artifact is complete; the record lists the chunks that hold the vectors.
 
     Without an encoder the vectors came with the rows, and are in the workspace already.
     """
-    artifact = encoded_artifact(prepared)
-    if artifact.read_marker():
-        return artifact
-    marker = prepared.require_marker()
-    if encoder is None:
-        chunks = [prepared.key(f"vectors-{number:05d}.parquet") for number in range(marker["num_parts"])]
-        artifact.write_marker({"num_rows": marker["num_rows"], "num_encoded": 0, "chunks": chunks})
-        return artifact
-    num_actors, cpus, gpus = actor_pool(config.ray)
-    vectors = vectors_artifact(prepared.store, encoder)
+    artifact = Artifact(run.workspace, f"{prepared.path}/encoded", Encoded)
+    if done := artifact.read():
+        return done
+    if inputs.encoder is None:
+        chunks = tuple(run_key(prepared.path, "vectors", number) for number in range(prepared.num_parts))
+        encoded = Encoded(path=artifact.path, num_rows=prepared.num_rows, num_encoded=0, chunks=chunks)
+    else:
+        encoded = encode_texts(run, inputs.encoder, prepared, artifact.path)
+    artifact.write(encoded)
+    return encoded
+
+
+def encode_texts(run: Run, encoder: EncoderInput, prepared: Prepared, path: str) -> Encoded:
+    num_actors, cpus, gpus = actor_pool(run.config.ray)
+    chunks = chunks_path(encoder.fingerprint)
     settings = EncodeSettings(
-        prepared=prepared,
-        num_parts=marker["num_parts"],
-        num_chunks=num_chunks(marker["num_rows"]),
-        vectors=vectors,
-        known_chunks=list_chunks(vectors),
-        encoder=config.encoder.settings(),
+        workspace=run.workspace,
+        items_path=prepared.path,
+        num_parts=prepared.num_parts,
+        num_chunks=num_chunks(prepared.num_rows),
+        chunks_path=chunks,
+        known_chunks=list_chunks(run.workspace, chunks),
+        encoder=encoder.settings,
         encoder_digest=encoder.digest,
-        s3=config.s3,
+        s3=run.config.s3,
         num_threads=cpus,
     )
-    with progress.stage("encode", marker["num_rows"]) as bar:
-        totals: Counter[str] = Counter()
-        peak_memory = 0
+    totals: Counter[str] = Counter()
+    peak_memory = 0
+    with run.stage("encode", prepared.num_rows) as bar:
         for row in run_actors(settings, num_actors, cpus, gpus):
             peak_memory = max(peak_memory, row.pop("peak_memory_bytes"))
             totals.update(row)
             bar.advance(row["num_rows"])
-    artifact.write_marker({**totals, "chunks": list_chunks(vectors), "peak_memory_bytes": peak_memory})
-    return artifact
-
-
-def encoded_artifact(prepared: Artifact) -> Artifact:
-    return Artifact(prepared.store, f"{prepared.path}/encoded")
+    return Encoded(path=path, chunks=list_chunks(run.workspace, chunks), peak_memory_bytes=peak_memory, **totals)
 
 
 def actor_pool(settings: RayConfig) -> tuple[int, int, float]:
@@ -164,14 +169,15 @@ class ChunkEncoder:
         """Encodes what the chunk lacks and writes it; returns counts."""
         settings = self.settings
         keys = key_range(chunk, settings.num_chunks)
-        rows = read_parts(settings.prepared, "texts", settings.num_parts, "fingerprint_key", keys)
-        known = read_known(settings.vectors.store, settings.known_chunks, keys)
+        workspace = settings.workspace
+        rows = read_parts(workspace, settings.items_path, "texts", settings.num_parts, "fingerprint_key", keys)
+        known = read_known(workspace, settings.known_chunks, keys)
         missing = without_known(rows, known)
         counts = {"num_rows": rows.num_rows, "num_encoded": 0, "num_tokens": 0, "num_truncated": 0}
         if missing.num_rows:
             vectors, counts_new = self._vectors(missing, known, keys)
             counts |= counts_new
-            write_chunk(settings.vectors, chunk, settings.num_chunks, missing, vectors)
+            write_chunk(workspace, settings.chunks_path, chunk, settings.num_chunks, missing, vectors)
         return {**counts, "peak_memory_bytes": peak_memory_bytes()}
 
     def _vectors(self, missing: pa.Table, known: pa.Table, keys: KeyRange) -> tuple[np.ndarray, dict[str, int]]:
@@ -185,7 +191,7 @@ class ChunkEncoder:
         vectors[is_new] = self.encoder.encode(texts)
         stats = self.encoder.stats
         if len(texts) < len(first_rows):
-            known = read_known(self.settings.vectors.store, self.settings.known_chunks, keys, [VECTOR])
+            known = read_known(self.settings.workspace, self.settings.known_chunks, keys, [VECTOR])
             vectors[~is_new] = vectors_of(known.take(found.drop_null()))
         return vectors[distinct.indices.to_numpy()], {
             "num_encoded": len(texts),

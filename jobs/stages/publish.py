@@ -2,11 +2,10 @@
 
 import datetime
 import importlib.metadata
-import json
 import logging
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,23 @@ from typing import Any
 import ray
 
 from cluster.fanout import fan_out
-from indexing.encoder import encoder_digest, encoder_files
 from indexing.encoder.layout import read_layout
 from indexing.errors import StoreUnavailable
+from indexing.release.codec import to_plain
 from indexing.release.commit import UploadCounts, commit_release, missing_blobs, upload_blobs
 from indexing.release.lease import Lease
-from indexing.release.manifest import Collection, EncoderEntry, EncoderFile, Release
+from indexing.release.manifest import Collection, EncoderEntry, Release
 from indexing.release.signing import load_private_key, sign_release
-from indexing.store import Store, open_store
-from indexing.store.blobs import Blob, blob_of, file_blob
+from indexing.store import Store
+from indexing.store.blobs import Blob, blob_of
 from jobs.config.schema import Config
-from jobs.inputs.encoder import local_model
-from jobs.inputs.queries import query_texts
-from jobs.progress import Bar, Progress
-from jobs.workspace.artifact import Artifact
+from jobs.inputs.encoder import EncoderInput
+from jobs.inputs.inputs import Inputs
+from jobs.progress import Bar
+from jobs.run import Run
 from jobs.workspace.blobs import local_blobs
 from jobs.workspace.fingerprint import fingerprint
-from jobs.workspace.records import BuiltShard, built_shards
+from jobs.workspace.records import Built, BuiltShard, Prepared, Validated
 
 logger = logging.getLogger(__name__)
 NUM_RESENDS = 3
@@ -48,34 +47,30 @@ class Published:
 
 
 def publish(
-    config: Config,
-    prepared: Artifact,
-    built: Artifact,
-    validated: Artifact,
-    parent: Release | None,
-    lease: Lease,
-    progress: Progress,
+    run: Run, inputs: Inputs, prepared: Prepared, built: Built, validated: Validated, lease: Lease
 ) -> Published:
-    """Publishes what has passed validation as the release after `parent`, unless that holds the same already.
+    """Publishes what has passed validation as the release after the parent, unless that holds the same already.
 
-    Raises PublishConflict when `parent` is no longer the current release or the lease is lost.
+    Raises PublishConflict when the parent is no longer the current release or the lease is lost.
     """
-    store = open_store(config.store, config.s3)
-    figures = validated.require_marker()["report"]
-    report = json.dumps(figures, sort_keys=True, indent=1).encode()
-    release = make_release(config, prepared, built, figures["collections"], parent, blob_of(report))
-    if config.publish.signing_key:
-        release = sign_release(release, load_private_key(Path(config.publish.signing_key)))
-    if parent and not config.publish.always and same_content(release, parent) and not missing_blobs(store, parent):
+    store, report, parent = run.store, validated.report, inputs.parent
+    figures = {name: to_plain(found) for name, found in report.collections.items()}
+    ef_search = {name: found.ef_search for name, found in report.collections.items()}
+    data = report.to_bytes()
+    release = make_release(run, inputs, prepared, built, ef_search, figures, blob_of(data))
+    if run.config.publish.signing_key:
+        release = sign_release(release, load_private_key(Path(run.config.publish.signing_key)))
+    if is_published(run, release, parent):
+        assert parent is not None
         return Published(release=parent, is_new=False, uploads=NOTHING)
     uploads: list[UploadCounts] = []
 
     def upload(bar: Bar) -> None:
-        for counts in upload_all(config, store, release, built_shards(built), report, parent):
+        for counts in upload_all(run, inputs, release, built.shards, data):
             uploads.append(counts)
             bar.advance(counts.uploaded_bytes + counts.reused_bytes)
 
-    with progress.stage("publish", release.size_bytes, "bytes") as bar:
+    with run.stage("publish", release.size_bytes, "bytes") as bar:
         upload(bar)
         resend_missing(store, release, lambda: upload(bar))
         lease.check()
@@ -84,16 +79,23 @@ def publish(
     return Published(release=release, is_new=True, uploads=sum_uploads(uploads))
 
 
-def find_published(config: Config, prepared: Artifact, built: Artifact, parent: Release | None) -> Published | None:
+def find_published(run: Run, inputs: Inputs, prepared: Prepared, built: Built) -> Published | None:
     """The current release, where it was validated by the same configuration and holds what was built now already."""
-    if parent is None or config.publish.always or parent.config_fingerprint != config_fingerprint(config):
+    parent = inputs.parent
+    if parent is None or parent.config_fingerprint != config_fingerprint(run.config, inputs.queries):
         return None
-    figures = {collection.name: {"ef_search": collection.ef_search} for collection in parent.collections}
-    if figures.keys() != prepared.require_marker()["num_items"].keys():
+    ef_search = {collection.name: collection.ef_search for collection in parent.collections}
+    if ef_search.keys() != prepared.num_items.keys():
         return None
-    release = make_release(config, prepared, built, figures, parent, parent.report)
-    is_same = same_content(release, parent) and not missing_blobs(open_store(config.store, config.s3), parent)
-    return Published(release=parent, is_new=False, uploads=NOTHING) if is_same else None
+    release = make_release(run, inputs, prepared, built, ef_search, parent.validation, parent.report)
+    return Published(release=parent, is_new=False, uploads=NOTHING) if is_published(run, release, parent) else None
+
+
+def is_published(run: Run, release: Release, parent: Release | None) -> bool:
+    """Whether the current release holds the same, and all of it is there."""
+    if parent is None or run.config.publish.always:
+        return False
+    return same_content(release, parent) and not missing_blobs(run.store, parent)
 
 
 def resend_missing(store: Store, release: Release, upload: Callable[[], None]) -> None:
@@ -112,27 +114,28 @@ def resend_missing(store: Store, release: Release, upload: Callable[[], None]) -
 
 
 def upload_all(
-    config: Config, store: Store, release: Release, shards: list[BuiltShard], report: bytes, parent: Release | None
+    run: Run, inputs: Inputs, release: Release, shards: Sequence[BuiltShard], report: bytes
 ) -> Iterator[UploadCounts]:
     """The driver's own blobs, then those of the shards, one task a shard."""
-    read_back = config.publish.verify == "download"
-    yield upload_own_blobs(config, store, release, report, parent, read_back)
+    read_back, parent = run.config.publish.verify == "download", inputs.parent
+    yield upload_own_blobs(run.store, inputs.encoder, report, parent, read_back)
     for _, counts in fan_out(
-        lambda shard: upload_shard.remote(shard, store, parent, read_back), shards, what="publish"
+        lambda shard: upload_shard.remote(shard, run.workspace, run.store, parent, read_back), shards, what="publish"
     ):
         yield counts
 
 
 def make_release(
-    config: Config,
-    prepared: Artifact,
-    built: Artifact,
-    figures: dict[str, Any],
-    parent: Release | None,
+    run: Run,
+    inputs: Inputs,
+    prepared: Prepared,
+    built: Built,
+    ef_search: Mapping[str, int],
+    validation: dict[str, Any],
     report: Blob | None,
 ) -> Release:
-    """`figures` are those of validation, by collection."""
-    rows, shards = prepared.require_marker(), built_shards(built)
+    """`ef_search` and `validation`, the figures as JSON, are by collection."""
+    config, parent, dim = run.config, inputs.parent, built.shards[0].dim
     return Release(
         number=parent.number + 1 if parent else 1,
         parent=parent.number if parent else None,
@@ -140,44 +143,42 @@ def make_release(
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         writer_id=uuid.uuid4().hex,
         name=config.name,
-        encoder=None if config.vectors.path else encoder_entry(config, shards[0].dim),
-        text_templates={} if config.vectors.path else config.catalogue.text,
-        dim=shards[0].dim,
+        encoder=encoder_entry(config, inputs.encoder, dim) if inputs.encoder else None,
+        text_templates=inputs.rules.text or {},
+        dim=dim,
         index=config.index.params(),
         collections=tuple(
             Collection(
                 name=name,
                 item_types=tuple(config.catalogue.collections[name].item_types),
                 num_items=num_items,
-                ef_search=figures[name]["ef_search"],
-                shards=tuple(shard.entry for shard in shards if shard.collection == name),
+                ef_search=ef_search[name],
+                shards=tuple(shard.entry for shard in built.shards if shard.collection == name),
             )
-            for name, num_items in rows["num_items"].items()
+            for name, num_items in prepared.num_items.items()
         ),
-        catalogue_fingerprint=rows["catalogue_fingerprint"],
-        config_fingerprint=config_fingerprint(config),
-        validation=figures,
+        catalogue_fingerprint=prepared.catalogue_fingerprint,
+        config_fingerprint=config_fingerprint(config, inputs.queries),
+        validation=validation,
         report=report,
         tools={name: importlib.metadata.version(name) for name in TOOLS},
     )
 
 
-def config_fingerprint(config: Config) -> str:
-    """Changes with all that can change what is served, or what it is held to, but for the rows of the catalogue."""
+def config_fingerprint(config: Config, queries: list[str] | None) -> str:
+    """Changes with all that can change what is served, or what it is measured by, but for the rows of the catalogue."""
     catalogue, validation = replace(config.catalogue, path=None), replace(config.validation, queries=None)
-    return fingerprint(catalogue, config.encoder, config.index, validation, query_texts(config))
+    return fingerprint(catalogue, config.encoder, config.index, validation, queries)
 
 
-def encoder_entry(config: Config, dim: int) -> EncoderEntry:
-    folder = local_model(config)
-    files = tuple(EncoderFile(path=name, blob=file_blob(folder / name)) for name in encoder_files(folder))
+def encoder_entry(config: Config, encoder: EncoderInput, dim: int) -> EncoderEntry:
     return EncoderEntry(
-        digest=encoder_digest(folder),
+        digest=encoder.digest,
         dim=dim,
         max_tokens=config.encoder.max_tokens,
         dtype=config.encoder.dtype,
-        prompts=read_layout(folder).prompts,
-        files=files,
+        prompts=read_layout(encoder.folder).prompts,
+        files=encoder.files,
     )
 
 
@@ -200,22 +201,24 @@ def same_content(release: Release, parent: Release) -> bool:
 
 
 def upload_own_blobs(
-    config: Config, store: Store, release: Release, report: bytes, parent: Release | None, read_back: bool
+    store: Store, encoder: EncoderInput | None, report: bytes, parent: Release | None, read_back: bool
 ) -> UploadCounts:
     """The encoder's files and the report, which the driver has at hand."""
     with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
         path = Path(folder, "report.json")
         path.write_bytes(report)
         files = {blob_of(report): path}
-        if release.encoder:
-            files |= {file.blob: local_model(config) / file.path for file in release.encoder.files}
+        if encoder:
+            files |= {file.blob: encoder.folder / file.path for file in encoder.files}
         return upload_blobs(store, files, files.__getitem__, parent=parent, read_back=read_back)
 
 
 @ray.remote
-def upload_shard(shard: BuiltShard, store: Store, parent: Release | None, read_back: bool) -> UploadCounts:
+def upload_shard(
+    shard: BuiltShard, workspace: Store, store: Store, parent: Release | None, read_back: bool
+) -> UploadCounts:
     blobs = {blob.sha256: blob for _, blob in shard.entry.blobs()}
-    with local_blobs(shard.workspace) as fetch:
+    with local_blobs(workspace) as fetch:
         return upload_blobs(store, blobs.values(), fetch, parent=parent, read_back=read_back)
 
 

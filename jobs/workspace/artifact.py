@@ -1,42 +1,43 @@
-"""Artifacts of the stages: a folder of the workspace store whose name is a fingerprint of all that went into it."""
+"""Artifacts of the stages: a folder of the workspace whose name is a fingerprint of all that went into it."""
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
-from indexing.errors import ConfigError, DamagedError, ObjectNotFound
+from indexing.errors import DamagedError, ObjectNotFound
+from indexing.release.codec import from_plain, to_plain
 from indexing.store import Store
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
-class Artifact:
-    """What a stage makes. It is complete once its marker, written last, exists: that is the whole of resume."""
+class Artifact(Generic[Record]):
+    """What a stage makes. It is complete once its record, written last, exists: that is the whole of resume."""
 
     store: Store
     path: str
+    kind: type[Record]
 
     def key(self, name: str) -> str:
         return f"{self.path}/{name}"
 
-    def read_marker(self) -> dict[str, Any] | None:
-        """The marker's content, or None while the artifact is not complete."""
+    def read(self) -> Record | None:
+        """The record; None while the artifact is not complete, or where another version wrote a record of another form.
+
+        Raises DamagedError for a record that is not JSON.
+        """
+        key = self.key("done.json")
         try:
-            return json.loads(self.store.get(self.key("done.json")))
+            value = json.loads(self.store.get(key))
         except ObjectNotFound:
             return None
         except ValueError as error:
-            raise DamagedError(
-                f"{self.store.url}/{self.key('done.json')} is not JSON: {error}; delete it and run again"
-            ) from error
+            raise DamagedError(f"{self.store.describe(key)} is not JSON: {error}; delete it and run again") from error
+        try:
+            return from_plain(self.kind, value)
+        except DamagedError:
+            return None
 
-    def require_marker(self) -> dict[str, Any]:
-        """The marker's content. Raises ConfigError while the artifact is not complete."""
-        marker = self.read_marker()
-        if marker is None:
-            raise ConfigError(
-                f"{self.store.url}/{self.path} is not complete: run the stages before this one, or nightly"
-            )
-        return marker
-
-    def write_marker(self, content: dict[str, Any]) -> None:
-        self.store.put(self.key("done.json"), json.dumps(content, sort_keys=True, indent=1).encode())
+    def write(self, record: Record) -> None:
+        self.store.put(self.key("done.json"), json.dumps(to_plain(record), sort_keys=True, indent=1).encode())

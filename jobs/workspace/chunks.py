@@ -12,8 +12,6 @@ import pyarrow.parquet as pq
 from indexing.catalogue.contract import FINGERPRINT_TYPE
 from indexing.key_ranges import KeyRange, key_range
 from indexing.store import Store
-from jobs.inputs.encoder import EncoderIdentity
-from jobs.workspace.artifact import Artifact
 from jobs.workspace.runs import write_run
 from jobs.workspace.vectors import VECTOR, pairs, vector_column
 
@@ -22,9 +20,9 @@ MIN_CHUNKS, MAX_CHUNKS = 8, 512
 CHUNK_NAME = re.compile(r"(\d+)of(\d+)-[0-9a-f]{32}\.parquet")
 
 
-def vectors_artifact(workspace: Store, encoder: EncoderIdentity) -> Artifact:
+def chunks_path(encoder_fingerprint: str) -> str:
     """The folder of all chunks of an encoder, whichever catalogue they came from."""
-    return Artifact(workspace, f"vectors/{encoder.fingerprint}")
+    return f"vectors/{encoder_fingerprint}"
 
 
 def num_chunks(num_rows: int) -> int:
@@ -33,9 +31,9 @@ def num_chunks(num_rows: int) -> int:
     return min(MAX_CHUNKS, max(MIN_CHUNKS, 1 << power))
 
 
-def list_chunks(vectors: Artifact) -> tuple[str, ...]:
-    """The keys of all finished chunks, sorted."""
-    return tuple(info.key for info in vectors.store.list(f"{vectors.path}/"))
+def list_chunks(workspace: Store, path: str) -> tuple[str, ...]:
+    """The keys of all finished chunks in the folder `path`, sorted."""
+    return tuple(info.key for info in workspace.list(f"{path}/"))
 
 
 def read_known(
@@ -66,13 +64,13 @@ def without_known(rows: pa.Table, known: pa.Table) -> pa.Table:
     return rows.filter(pc.invert(pc.is_in(pairs(rows), value_set=pairs(known))))
 
 
-def write_chunk(artifact: Artifact, chunk: int, total: int, rows: pa.Table, vectors: np.ndarray) -> None:
+def write_chunk(workspace: Store, path: str, chunk: int, total: int, rows: pa.Table, vectors: np.ndarray) -> None:
     """The chunk's new rows, sorted by id key for `build`; named by its range and what is in it."""
     table = rows.select(["id_key", "item_id", "fingerprint"])
     name = hashlib.blake2b(b"\n".join(sorted(pairs(table).to_pylist())), digest_size=16).hexdigest()
     write_run(
-        artifact.store,
-        artifact.key(f"{chunk}of{total}-{name}.parquet"),
+        workspace,
+        f"{path}/{chunk}of{total}-{name}.parquet",
         table.append_column(VECTOR, vector_column(vectors)),
         sort_by=["id_key", "item_id", "fingerprint"],
     )

@@ -1,18 +1,72 @@
-"""What each stage says of its result."""
+"""What each stage says of its result: the one form in which stages talk to each other.
+
+A record is read and written by `Artifact` alone. Its `path` is the artifact's folder in the workspace.
+"""
 
 from dataclasses import dataclass
 
-from indexing.release.codec import from_plain
 from indexing.release.manifest import Shard
-from indexing.store import Store
-from jobs.workspace.artifact import Artifact
+from indexing.release.report import BuildReport
+from indexing.store.blobs import Blob
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Checked rows, in sorted runs: items-N, and texts-N or vectors-N, one of each a part of the catalogue."""
+
+    path: str
+    catalogue_fingerprint: str
+    num_parts: int
+    duplicate_ranges: tuple[int, ...]
+    """Numbers of the id ranges in which a row has the id of an earlier one; their runs are duplicates-N."""
+    num_rows: int
+    """Of the catalogue, quarantined ones included."""
+    num_items: dict[str, int]
+    """By collection."""
+    quarantined: dict[str, int]
+    """Reason → number of rows."""
+    peak_memory_bytes: int
+
+    @property
+    def quarantine_key(self) -> str:
+        return f"{self.path}/quarantine"
+
+    @property
+    def num_quarantined(self) -> int:
+        return sum(self.quarantined.values())
+
+    @property
+    def total_items(self) -> int:
+        return sum(self.num_items.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """A vector for every row, in chunks."""
+
+    path: str
+    num_rows: int
+    num_encoded: int
+    """Texts that had no vector before this run."""
+    num_tokens: int = 0
+    num_truncated: int = 0
+    chunks: tuple[str, ...]
+    """Keys of all chunk files."""
+    peak_memory_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltGraph:
+    """One HNSW graph in the workspace, found again by what it was built of."""
+
+    dim: int
+    index: Blob
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuiltShard:
-    """One shard whose blobs are in the workspace; plain data, so that Ray can ship it."""
+    """One shard whose blobs are in the workspace."""
 
-    workspace: Store
     collection: str
     dim: int
     entry: Shard
@@ -23,8 +77,27 @@ class BuiltShard:
         return f"{self.collection}/{self.entry.number}"
 
 
-def built_shards(built: Artifact) -> list[BuiltShard]:
-    return [
-        BuiltShard(workspace=built.store, **{**shard, "entry": from_plain(Shard, shard["entry"])})
-        for shard in built.require_marker()["shards"]
-    ]
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    path: str
+    shards: tuple[BuiltShard, ...]
+    """By collection and number."""
+    peak_memory_bytes: int
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether a shard was carried over with deltas or tombstones, rather than built whole."""
+        return any(shard.entry.deltas or shard.entry.tombstones for shard in self.shards)
+
+    @property
+    def num_indexed(self) -> int:
+        return sum(shard.num_indexed for shard in self.shards)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validated:
+    """The shards passed every gate."""
+
+    path: str
+    report: BuildReport
+    peak_memory_bytes: int

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 
 from indexing.key_ranges import KeyRange
 from indexing.store import Store
-from jobs.workspace.artifact import Artifact
 
 ROW_GROUP_ROWS = 1024
 
@@ -45,9 +44,13 @@ def read_run(
         return pq.read_table(pa.PythonFile(file, mode="r"), filters=where, columns=columns, partitioning=None)
 
 
+def run_key(path: str, kind: str, number: int) -> str:
+    return f"{path}/{kind}-{number:05d}.parquet"
+
+
 def read_parts(
-    artifact: Artifact, kind: str, num_parts: int, key_column: str, keys: KeyRange, **selection: Any
+    store: Store, path: str, kind: str, num_parts: int, key_column: str, keys: KeyRange, **selection: Any
 ) -> pa.Table:
-    """The rows in `keys` of the runs `kind`-N of all parts."""
-    names = [artifact.key(f"{kind}-{number:05d}.parquet") for number in range(num_parts)]
-    return pa.concat_tables([read_run(artifact.store, name, key_column, keys, **selection) for name in names])
+    """The rows in `keys` of the runs `kind`-N, in the folder `path`, of all parts."""
+    names = [run_key(path, kind, number) for number in range(num_parts)]
+    return pa.concat_tables([read_run(store, name, key_column, keys, **selection) for name in names])

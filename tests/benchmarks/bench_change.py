@@ -81,7 +81,7 @@ def run_night(config: Config) -> dict[str, Any]:
 
     progress = Progress(Console(stderr=True))
     with patch.object(jobs.nightly, "ray_session", session):
-        outcome = jobs.nightly.run(config, "publish", progress)
+        outcome = jobs.nightly.run_night(config, "publish", progress)
     assert outcome.published is not None
     release, uploads = outcome.published.release, outcome.published.uploads
     shards = [shard for collection in release.collections for shard in collection.shards]
@@ -90,7 +90,7 @@ def run_night(config: Config) -> dict[str, Any]:
         "is_new": outcome.published.is_new,
         "seconds": connected[1] - connected[0],
         "stages": progress.seconds,
-        "num_encoded": outcome.encoded.require_marker()["num_encoded"] if "encode" in progress.seconds else 0,
+        "num_encoded": outcome.encoded.num_encoded if "encode" in progress.seconds else 0,
         "uploaded_bytes": uploads.uploaded_bytes,
         "share_of_changes": sum(2 * shard.num_rows - shard.num_base_rows - shard.num_items for shard in shards)
         / sum(shard.num_base_rows for shard in shards),

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ from rich.console import Console
 from support.seaweedfs import SeaweedFS
 
 from indexing.encoder import load_encoder
+from indexing.release.codec import to_plain
 from jobs.config.load import load_config
-from jobs.inputs.encoder import local_model
+from jobs.inputs.encoder import read_encoder
 from jobs.nightly import Outcome
-from jobs.nightly import run as run_stages
+from jobs.nightly import run_night as run_stages
 from jobs.progress import Bar, Progress
-from jobs.report.console import stage_figures
+from jobs.run_record import stage_records
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -72,16 +74,14 @@ def run(num_rows: int | None, folder: Path) -> dict[str, Any]:
         started = time.monotonic()
         outcome = run_stages(config, "publish", progress)
         total_s = time.monotonic() - started
-    stages = stage_figures(outcome, progress)
-    for name, figures in stages.items():
-        figures["seconds"] = progress.seconds.get(name)
+    stages = {stage.name: asdict(stage) for stage in stage_records(outcome, progress.seconds)}
     stage_rate = progress.steady_rate("encode", CORES)
     loop_rate = bare_loop_rate(config, outcome)
     return {
-        "num_rows": outcome.prepared.require_marker()["num_rows"],
+        "num_rows": outcome.prepared.num_rows,
         "total_s": total_s,
         "stages": stages,
-        "collections": outcome.validated.require_marker()["report"]["collections"] if outcome.validated else None,
+        "collections": to_plain(outcome.validated.report.collections) if outcome.validated else None,
         "encode_rows_per_s": {"stage": stage_rate, "bare loop": loop_rate},
         "encode_stage_ratio": stage_rate / loop_rate,
     }
@@ -111,7 +111,9 @@ def bare_loop_rate(config: Any, outcome: Outcome, num_texts: int = 16_000) -> fl
     """Texts/s of `Encoder.encode` alone, on all cores, on texts that the stage encoded too."""
     parts = sorted(Path(config.workspace, outcome.prepared.path).glob("texts-*.parquet"))
     texts = pq.read_table(parts[0], columns=["text"])["text"].to_pylist()[:num_texts]
-    encoder = load_encoder(local_model(config), config.encoder.settings(), num_threads=CORES)
+    found = read_encoder(config)
+    assert found is not None
+    encoder = load_encoder(found.folder, found.settings, num_threads=CORES)
     encoder.encode(texts[:500])
     started = time.monotonic()
     for start in range(0, len(texts), 4096):

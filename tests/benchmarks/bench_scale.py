@@ -28,9 +28,9 @@ from indexing.dense.params import IndexParams
 from indexing.store.s3 import PART_BYTES
 from jobs.config.load import load_config
 from jobs.config.schema import IndexConfig
-from jobs.nightly import run as run_stages
+from jobs.nightly import run_night as run_stages
 from jobs.progress import Progress
-from jobs.report.console import stage_figures
+from jobs.run_record import stage_records
 
 log = logging.getLogger(__name__)
 CORES = len(os.sched_getaffinity(0))
@@ -59,13 +59,12 @@ def run(num_rows: int, dim: int, folder: Path) -> dict[str, Any]:
     with peak_of_machine() as used:
         outcome = run_stages(load_config(str(config_path)), "publish", progress)
     assert outcome.published is not None
-    figures = stage_figures(outcome, progress)
     release = outcome.published.release
     plain_s = build_plain(folder / "vectors.npy")
     return {
         "num_rows": num_rows,
         "seconds": progress.seconds,
-        "worker_bytes": max(stage.get("peak_memory_bytes") or 0 for stage in figures.values()),
+        "worker_bytes": max(stage.peak_memory_bytes for stage in stage_records(outcome, progress.seconds)),
         "machine_bytes": max(used),
         "release_bytes": release.size_bytes,
         "num_shards": sum(len(collection.shards) for collection in release.collections),

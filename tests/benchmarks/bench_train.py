@@ -33,12 +33,14 @@ from jobs.evaluation.metrics import Ranking, measure, paired_bootstrap, slice_re
 from jobs.inputs.catalogue import scan_source
 from jobs.inputs.interactions import read_interactions
 from jobs.inputs.items import scan_items
+from jobs.inputs.rows import row_rules
 from jobs.progress import Progress
+from jobs.run import Run, open_run
 from jobs.training.encoder.batches import Steps
-from jobs.training.encoder.data import TrainingData, log_pairs, make_data, write_data
+from jobs.training.encoder.data import TrainingCounts, TrainingData, log_pairs, make_data, write_data
 from jobs.training.encoder.negatives import Mined
 from jobs.training.encoder.sampler import split_groups
-from jobs.training.encoder.train import TrainJob, train
+from jobs.training.encoder.train import TrainedSteps, TrainJob, train
 from jobs.workspace.artifact import Artifact
 
 log = logging.getLogger(__name__)
@@ -63,14 +65,19 @@ def make_config(folder: Path, catalogue: Path, training: dict[str, Any]) -> Conf
     return load_config(str(path))
 
 
-def run_training(config: Config, data: TrainingData, name: str) -> tuple[Path, dict[str, Any]]:
+def quiet_run(config: Config) -> Run:
+    return open_run(config, Progress(Console(stderr=True)))
+
+
+def run_training(config: Config, data: TrainingData, name: str) -> tuple[Path, TrainedSteps]:
     """The folder of the trained encoder, and what the training says of itself."""
     store = open_store(config.workspace)
-    artifact, inputs = Artifact(store, name), Artifact(store, f"{name}/data")
+    artifact = Artifact(store, name, TrainedSteps)
+    inputs = Artifact(store, f"{name}/data", TrainingCounts)
     write_data(inputs, data)
     encoder = EncoderSettings(model=config.encoder.model, max_tokens=config.training.max_tokens)
-    train(TrainJob(artifact, inputs, encoder, config.s3, config.training), Progress(Console(stderr=True)))
-    return Path(config.workspace, name, "encoder"), artifact.require_marker()
+    trained = train(TrainJob(artifact, inputs, encoder, config.s3, config.training), Progress(Console(stderr=True)))
+    return Path(config.workspace, name, "encoder"), trained
 
 
 def train_peer(data: TrainingData, settings: TrainingConfig, model: Path, folder: Path) -> float:
@@ -159,13 +166,14 @@ def cross_validate(
 ) -> dict[str, Any]:
     """Each group is judged by the encoder of the fold that did not train on it."""
     folds = split_groups(interactions["query_group"], num_folds, seed)
-    source, before = scan_source(config), judge.vectors(model)
+    run, source, before = quiet_run(config), scan_source(config), judge.vectors(model)
+    rules = row_rules(config, source)
     parts: dict[str, list[dict[str, dict[str, np.ndarray]]]] = {"trained": [], "zero-shot": []}
     groups: list[str] = []
     seconds = []
     for fold in range(num_folds):
         train_log, held_back = (interactions.filter(pa.array(mask)) for mask in (folds != fold, folds == fold))
-        data = make_data(config, source, log_pairs(train_log), Mined(), Progress(Console(stderr=True)))
+        data = make_data(run, source, rules, log_pairs(train_log), Mined())
         folder, summary = run_training(config, data, f"fold-{fold}")
         seen = set(train_log["item_id"].to_pylist())
         parts["trained"].append(judge.measure(folder, held_back, seen))
@@ -176,7 +184,7 @@ def cross_validate(
                 set(zip(held_back["query_group"].to_pylist(), held_back["query"].to_pylist(), strict=True))
             )
         ]
-        seconds.append(summary["seconds"])
+        seconds.append(summary.seconds)
         log.info("fold %d: %s", fold, {name: means(values[-1]) for name, values in parts.items()})
     together = {
         name: {
@@ -228,8 +236,9 @@ def main() -> None:
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as name, ray_session("local"):
         config = make_config(Path(name), arguments.catalogue, TRAINING | arguments.training)
-        source, progress = scan_source(config), Progress(Console(stderr=True))
-        everything = scan_items(config, source, pa.array([], pa.string()), 1 << 62, progress)
+        source = scan_source(config)
+        rules = row_rules(config, source)
+        everything = scan_items(quiet_run(config), source, rules, pa.array([], pa.string()), 1 << 62)
         judge = Judge(thin_out(everything, logs, arguments.distractors))
         if arguments.peer_steps:
             result["peer"] = compare_with_peer(config, logs, arguments.peer_steps, judge, model, Path(name))
@@ -247,9 +256,10 @@ def compare_with_peer(
     """Both train on the first log and are judged by the last, over all items."""
     settings = replace(config.training, steps=num_steps, num_negatives=0, shares={"clicks": 1.0})
     config = replace(config, training=settings)
-    data = make_data(config, scan_source(config), log_pairs(logs[0]), Mined(), Progress(Console(stderr=True)))
+    source = scan_source(config)
+    data = make_data(quiet_run(config), source, row_rules(config, source), log_pairs(logs[0]), Mined())
     path, summary = run_training(config, data, "against-peer")
-    seconds = {NAME: summary["seconds"], PEER: train_peer(data, settings, model, folder)}
+    seconds = {NAME: summary.seconds, PEER: train_peer(data, settings, model, folder)}
     seen = set(logs[0]["item_id"].to_pylist())
     return {
         "steps": num_steps,

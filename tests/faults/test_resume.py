@@ -1,6 +1,7 @@
 """A run that goes on from another's artifacts, after something has changed, publishes what a fresh workspace would."""
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,17 +12,19 @@ from faults.conftest import GetNights
 from faults.nights import content, run, write_vectors
 from faults.ray_head import RayHead
 from flow.worlds import SYLLABLES, World, make_rows
+from rich.console import Console
 from support.tiny_encoder import write_tiny_encoder
 
-from indexing.store import open_store
 from jobs.config.load import load_config
-from jobs.inputs.catalogue import scan_source
-from jobs.inputs.encoder import identify_encoder
-from jobs.inputs.queries import query_texts
+from jobs.inputs.inputs import read_inputs
+from jobs.progress import Progress
+from jobs.run import open_run
 from jobs.stages.build import built_artifact
-from jobs.stages.prepare import prepared_artifact
+from jobs.stages.prepare import PartCounts, prepared_artifact, summarise
 from jobs.stages.validate import validated_artifact
-from jobs.workspace.artifact import Artifact
+from jobs.workspace.records import Built
+
+PART = PartCounts(num_rows=1, reasons=Counter(), peak_memory_bytes=0)
 
 pytestmark = [pytest.mark.case(18), pytest.mark.timeout(900)]
 
@@ -92,24 +95,19 @@ def test_another_version_of_a_stage_has_other_artifacts(
     config = load_config(str(nights.world.write_config()))
 
     def names() -> dict[str, str]:
-        encoder, workspace = identify_encoder(config), open_store(config.workspace)
-        assert encoder is not None
-        prepared = prepared_artifact(config, workspace, scan_source(config), encoder.fingerprint)
-        built = built_artifact(config, prepared, nights.first)
-        # Any build's marker will do: its place is in the name as well.
-        monkeypatch.setattr("jobs.stages.validate.built_shards", lambda built: [])
-        validated = validated_artifact(config, built, nights.first, None)
-        return {"encode": encoder.fingerprint, **paths(prepare=prepared, build=built, validate=validated)}
+        run = open_run(config, Progress(Console(quiet=True)))
+        inputs = read_inputs(run).following(nights.first)
+        prepared = prepared_artifact(run.workspace, inputs)
+        built = built_artifact(run, summarise(prepared.path, inputs.source, [PART], []), nights.first)
+        validated = validated_artifact(run, inputs, Built(path=built.path, shards=(), peak_memory_bytes=0))
+        encoder = str(inputs.encoder_fingerprint)
+        return {"encode": encoder, "prepare": prepared.path, "build": built.path, "validate": validated.path}
 
     before = names()
     monkeypatch.setattr(f"{FORMAT_OF[stage]}.FORMAT", 99)
     order = ["encode", "prepare", "build", "validate"]
     changed = [name for name, path in names().items() if path != before[name]]
     assert sorted(changed) == sorted(order[order.index(stage) :])
-
-
-def paths(**artifacts: Artifact) -> dict[str, str]:
-    return {name: artifact.path for name, artifact in artifacts.items()}
 
 
 def test_a_limit_that_is_tightened_holds_for_rows_that_were_prepared_before(
@@ -125,17 +123,16 @@ def test_a_limit_that_is_tightened_holds_for_rows_that_were_prepared_before(
     assert "expected at most 0.10% bad rows" in errors
 
 
-def test_queries_that_change_under_one_name_are_measured_anew(
-    get_nights: GetNights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_queries_that_change_under_one_name_are_measured_again(get_nights: GetNights, tmp_path: Path) -> None:
     nights = get_nights("encoder")
     config = load_config(str(nights.world.changed(validation={"queries": f"{tmp_path}/q.parquet"}).write_config()))
-    texts = []
+    run = open_run(config, Progress(Console(quiet=True)))
+    built = Built(path="builds/x", shards=(), peak_memory_bytes=0)
+    texts, names = [], set()
     for words in ("rose wave", "storm glow"):
         pq.write_table(pa.table({"query": [words]}), tmp_path / "q.parquet")
-        texts.append(query_texts(config))
+        inputs = read_inputs(run)
+        texts.append(inputs.queries)
+        names.add(validated_artifact(run, inputs, built).path)
     assert texts == [["rose wave"], ["storm glow"]]
-    built = Artifact(open_store(config.workspace), "builds/x")
-    monkeypatch.setattr("jobs.stages.validate.built_shards", lambda built: [])
-    one, other = (validated_artifact(config, built, None, queries).path for queries in texts)
-    assert one != other
+    assert len(names) == 2

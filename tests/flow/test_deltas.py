@@ -4,7 +4,6 @@ has.
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +18,12 @@ from indexing.errors import ValidationFailed
 from indexing.release.verify import verify_release
 from indexing.store import open_store
 from jobs.config.load import load_config
-from jobs.config.schema import Config
+from jobs.inputs.inputs import Inputs
 from jobs.plan import make_plan
 from jobs.quality.recall import recall_by_score
+from jobs.run import Run
 from jobs.stages.validate import GatesFailed
-from jobs.workspace.artifact import Artifact
-from jobs.workspace.records import built_shards
+from jobs.workspace.records import Built, Prepared, Validated
 
 pytestmark = pytest.mark.timeout(600)
 CHANGED = np.random.default_rng(1).normal(size=VECTORS.shape).astype(np.float32)
@@ -138,14 +137,14 @@ def test_where_deltas_fail_a_gate_the_shards_are_built_whole(
     write(world, ids, vectors)
     validate = jobs.nightly.validate
 
-    def strict(config: Config, prepared: Artifact, built: Artifact, *others: Any) -> Artifact:
-        if any(shard.entry.tombstones for shard in built_shards(built)):
-            raise GatesFailed("1 of 20 gates do not hold: made to fail")
-        return validate(config, prepared, built, *others)
+    def strict(run: Run, inputs: Inputs, prepared: Prepared, built: Built) -> Validated:
+        if any(shard.entry.tombstones for shard in built.shards):
+            raise GatesFailed("1 of 20 gates fail: made to fail")
+        return validate(run, inputs, prepared, built)
 
     monkeypatch.setattr(jobs.nightly, "validate", strict)
     release = world.run().release
-    assert "with deltas 1 of 20 gates do not hold" in caplog.text
+    assert "with deltas 1 of 20 gates fail" in caplog.text
     assert all(shard.deltas is None for collection in release.collections for shard in collection.shards)
     assert_serves(world, ids, vectors, tmp_path / "cache")
 

@@ -29,7 +29,6 @@ from indexing.store.blobs import blob_key
 from indexing.store.local import LocalStore
 from jobs.config.load import load_config
 from jobs.plan import make_plan
-from jobs.workspace.records import built_shards
 
 ROWS = make_rows()
 TITLES = {row["item_id"]: row["title"] for row in ROWS}
@@ -123,7 +122,7 @@ def test_a_second_night_without_changes_does_nothing_and_publishes_nothing(world
     assert night.release == first_night.release
     assert night.outcome.published and not night.outcome.published.is_new
     assert set(night.seconds) == {"build"}  # which finds that nothing is to be built
-    assert night.outcome.built and not any(shard.num_indexed for shard in built_shards(night.outcome.built))
+    assert night.outcome.built and not any(shard.num_indexed for shard in night.outcome.built.shards)
     assert artifacts(world) == before
 
 
@@ -242,6 +241,6 @@ def test_a_graph_that_cannot_reach_the_recall_target_is_not_published(
     coarse = world.changed(index={"M": 2, "ef_construction": 2, "recall_target": 1.0})
     assert coarse.command("nightly") == 4
     line = capsys.readouterr().err
-    assert re.match(r"nightcrate: \d+ of \d+ gates do not hold: .*recall@10 of .* is 0\.\d+, expected ≥ 1; .*\n$", line)
+    assert re.match(r"nightcrate: \d+ of \d+ gates fail: .*recall@10 of .* is 0\.\d+, expected ≥ 1; .*\n$", line)
     assert_refused(coarse)
     assert "nothing was published; report: " in line

@@ -23,7 +23,7 @@ from indexing.release.manifest import Release
 from indexing.store import open_store
 from jobs.__main__ import main
 from jobs.config.load import load_config
-from jobs.nightly import Outcome, run
+from jobs.nightly import Outcome, run_night
 from jobs.progress import Progress
 
 ROOT = Path(__file__).parents[2]
@@ -123,13 +123,12 @@ class Night:
 
     @property
     def num_encoded(self) -> int:
-        return self.outcome.encoded.require_marker()["num_encoded"] if "encode" in self.seconds else 0
+        return self.outcome.encoded.num_encoded if "encode" in self.seconds else 0
 
     @property
     def quarantined(self) -> dict[str, int]:
         """Reason → number of rows."""
-        counts: dict[str, int] = self.outcome.prepared.require_marker()["quarantined"]
-        return counts
+        return self.outcome.prepared.quarantined
 
     @property
     def release(self) -> Release:
@@ -166,7 +165,7 @@ class World:
     def run(self, last_stage: str = "publish", *overrides: str) -> Night:
         """Runs the stages up to `last_stage` in this process; raises what they raise."""
         progress = Progress(Console(quiet=True))
-        outcome = run(load_config(str(self.write_config()), overrides), last_stage, progress)
+        outcome = run_night(load_config(str(self.write_config()), overrides), last_stage, progress)
         return Night(outcome, progress.seconds)
 
     def command(self, stage: str, *arguments: str) -> int:

@@ -11,14 +11,16 @@ from support.tiny_encoder import write_tiny_encoder
 
 from indexing.dense.exact import exact_search
 from indexing.encoder import load_encoder
+from indexing.encoder.encoder import Encoder
 from jobs.config.load import load_config
 from jobs.config.schema import Config
+from jobs.inputs.encoder import read_encoder
+from jobs.inputs.rows import RowRules
 from jobs.quality.recall_loss import (
     NUM_ITEMS,
     NUM_NEAR,
     encode_again,
     found_by_graph,
-    load_reference,
     mean_by_slice,
     merge_near,
     precision_loss,
@@ -37,13 +39,20 @@ def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "config.yaml"
 
 
+def reference_of(config: Config) -> Encoder:
+    encoder = read_encoder(config)
+    assert encoder is not None
+    return encoder.load_reference()
+
+
 def near(config: Config, rows: slice) -> tuple[np.ndarray, np.ndarray]:
     """The texts of these rows that are nearest to the first twelve, by the vectors that the configuration makes."""
     encoder = load_encoder(Path(config.encoder.model), config.encoder.settings())
     vectors = encoder.encode(TEXTS)
     metadata = pa.table({"item_type": ["track"] * len(TEXTS), "title": TEXTS, "creators": [[]] * len(TEXTS)})
     found, scores = exact_search(vectors[rows], vectors[:12], NUM_NEAR)
-    return texts_of(config, metadata, np.arange(len(TEXTS))[rows][found]), scores
+    rules = RowRules(metadata.schema, config.item_types(), config.catalogue.text, None)
+    return texts_of(rules, metadata, np.arange(len(TEXTS))[rows][found]), scores
 
 
 def test_a_true_score_counts_as_found_wherever_it_stands() -> None:
@@ -66,7 +75,7 @@ def test_full_vectors_lose_nothing_and_short_ones_lose_much(config_path: Path) -
     full = load_config(str(config_path), [text, "encoder.dtype=float32"])
     short = load_config(str(config_path), [text, "encoder.dtype=float32", "encoder.dim=3"])
     losses = [
-        precision_loss(found, encode_again(load_reference(config), found))
+        precision_loss(found, encode_again(reference_of(config), found))
         for config, found in ((config, near(config, slice(None))) for config in (full, short))
     ]
     assert losses[0].tolist() == [0] * NUM_ITEMS
@@ -81,7 +90,7 @@ def test_losses_are_told_of_slices_that_have_enough_of_the_items() -> None:
 
 def test_vectors_of_another_encoder_are_far_from_the_encoders_own(config_path: Path, tmp_path: Path) -> None:
     config = load_config(str(config_path), ["catalogue.text={default: '{title}'}", "encoder.dim=16"])
-    again = encode_again(load_reference(config), near(config, slice(None)))
+    again = encode_again(reference_of(config), near(config, slice(None)))
     settings = config.encoder.settings()
     stored = load_encoder(Path(config.encoder.model), settings).encode(TEXTS[:NUM_ITEMS])
     assert worst_skew(stored, again) > 0.999

@@ -11,9 +11,12 @@ from indexing.catalogue.contract import FINGERPRINT_TYPE
 from indexing.dense.params import IndexParams
 from indexing.errors import DamagedError, DataError
 from indexing.key_ranges import KEY_SPACE, KeyRange, id_keys, key_range
+from indexing.release.manifest import Shard
 from indexing.store import open_store
+from indexing.store.blobs import Blob
 from jobs.stages.build import ShardTask, shard_items, shard_vectors, without_empty
 from jobs.workspace.artifact import Artifact
+from jobs.workspace.records import BuiltShard, Prepared
 from jobs.workspace.runs import write_run
 from jobs.workspace.vectors import VECTOR, vector_column
 
@@ -23,15 +26,17 @@ VECTORS = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float16)
 
 
 @pytest.fixture
-def prepared(tmp_path: Path) -> Artifact:
-    return Artifact(open_store(str(tmp_path)), "items/x")
+def prepared(tmp_path: Path) -> Artifact[Prepared]:
+    return Artifact(open_store(str(tmp_path)), "items/x", Prepared)
 
 
 def fingerprint_of(item_id: str) -> bytes:
     return item_id.encode().ljust(16, b"-")
 
 
-def write_items(artifact: Artifact, number: int, ids: list[str], collection: str = "tracks", **columns: Any) -> None:
+def write_items(
+    artifact: Artifact[Prepared], number: int, ids: list[str], collection: str = "tracks", **columns: Any
+) -> None:
     table = pa.table(
         {
             "item_id": ids,
@@ -47,7 +52,7 @@ def write_items(artifact: Artifact, number: int, ids: list[str], collection: str
     write_run(artifact.store, artifact.key(f"items-{number:05d}.parquet"), table, sort_by=["id_key", "item_id"])
 
 
-def write_chunk(artifact: Artifact, name: str, ids: list[str], vectors: np.ndarray) -> str:
+def write_chunk(artifact: Artifact[Prepared], name: str, ids: list[str], vectors: np.ndarray) -> str:
     fingerprints = pa.array(map(fingerprint_of, ids), FINGERPRINT_TYPE)
     table = pa.table(
         {"id_key": id_keys(ids), "item_id": ids, "fingerprint": fingerprints, VECTOR: vector_column(vectors)}
@@ -56,11 +61,12 @@ def write_chunk(artifact: Artifact, name: str, ids: list[str], vectors: np.ndarr
     return f"vectors/{name}.parquet"
 
 
-def make_task(artifact: Artifact, num_parts: int = 1, **changes: Any) -> ShardTask:
+def make_task(artifact: Artifact[Prepared], num_parts: int = 1, **changes: Any) -> ShardTask:
     values: dict[str, Any] = {
-        "prepared": artifact,
+        "workspace": artifact.store,
+        "items_path": artifact.path,
         "num_parts": num_parts,
-        "duplicate_runs": (),
+        "duplicate_ranges": (),
         "chunks": (),
         "collection": "tracks",
         "number": 0,
@@ -74,31 +80,31 @@ def make_task(artifact: Artifact, num_parts: int = 1, **changes: Any) -> ShardTa
     return ShardTask(**(values | changes))
 
 
-def test_labels_follow_the_order_of_id_keys_whatever_the_order_of_files(prepared: Artifact) -> None:
+def test_labels_follow_the_order_of_id_keys_whatever_the_order_of_files(prepared: Artifact[Prepared]) -> None:
     write_items(prepared, 0, IDS[20:])
     write_items(prepared, 1, IDS[:20])
     items = shard_items(make_task(prepared, num_parts=2))
     assert items["item_id"].to_pylist() == [IDS[row] for row in np.argsort(id_keys(IDS))]
 
 
-def test_shards_hold_every_item_of_their_collection_once(prepared: Artifact) -> None:
+def test_shards_hold_every_item_of_their_collection_once(prepared: Artifact[Prepared]) -> None:
     write_items(prepared, 0, IDS[:30])
     write_items(prepared, 1, IDS[30:], collection="shows")
     shards = [shard_items(make_task(prepared, 2, keys=key_range(number, 3))) for number in range(3)]
     assert sorted(item_id for shard in shards for item_id in shard["item_id"].to_pylist()) == sorted(IDS[:30])
 
 
-def test_a_row_whose_id_an_earlier_row_has_is_left_out(prepared: Artifact) -> None:
+def test_a_row_whose_id_an_earlier_row_has_is_left_out(prepared: Artifact[Prepared]) -> None:
     write_items(prepared, 0, IDS)
     write_items(prepared, 1, IDS[5:7])
     duplicates = pa.table({"id_key": id_keys(IDS[5:7]), "source_part": [1, 1], "source_row": [0, 1]})
     write_run(prepared.store, prepared.key("duplicates-00000.parquet"), duplicates, sort_by=["id_key"])
-    items = shard_items(make_task(prepared, 2, duplicate_runs=(0,)))
+    items = shard_items(make_task(prepared, 2, duplicate_ranges=(0,)))
     assert sorted(items["item_id"].to_pylist()) == sorted(IDS)
     assert set(items["source_part"].to_pylist()) == {0}
 
 
-def test_vectors_come_in_label_order_at_unit_norm_from_all_chunks(prepared: Artifact) -> None:
+def test_vectors_come_in_label_order_at_unit_norm_from_all_chunks(prepared: Artifact[Prepared]) -> None:
     write_items(prepared, 0, IDS)
     chunks = (write_chunk(prepared, "a", IDS[:25], VECTORS[:25]), write_chunk(prepared, "b", IDS[25:], VECTORS[25:]))
     task = make_task(prepared, chunks=chunks)
@@ -108,7 +114,7 @@ def test_vectors_come_in_label_order_at_unit_norm_from_all_chunks(prepared: Arti
     assert vectors.dtype == np.float32
 
 
-def test_a_vector_of_an_older_text_is_not_taken(prepared: Artifact) -> None:
+def test_a_vector_of_an_older_text_is_not_taken(prepared: Artifact[Prepared]) -> None:
     """Only a row of the same id and the same fingerprint will do."""
     write_items(prepared, 0, IDS)
     key = write_chunk(prepared, "a", IDS, VECTORS)
@@ -120,7 +126,7 @@ def test_a_vector_of_an_older_text_is_not_taken(prepared: Artifact) -> None:
         shard_vectors(task, items)
 
 
-def test_chunks_that_differ_in_dimension_are_refused(prepared: Artifact) -> None:
+def test_chunks_that_differ_in_dimension_are_refused(prepared: Artifact[Prepared]) -> None:
     write_items(prepared, 0, IDS)
     chunks = (
         write_chunk(prepared, "a", IDS[:25], VECTORS[:25]),
@@ -132,7 +138,15 @@ def test_chunks_that_differ_in_dimension_are_refused(prepared: Artifact) -> None
 
 
 def test_shards_without_items_leave_no_gap_in_the_numbers() -> None:
-    shards = [("a", 2, 5), ("a", 0, 3), ("b", 1, 4)]
-    rows = [{"collection": name, "entry": {"number": number, "num_items": size}} for name, number, size in shards]
-    found = [(row["collection"], *row["entry"].values()) for row in without_empty(rows)]
-    assert found == [("a", 0, 3), ("a", 1, 5), ("b", 0, 4)]
+    blob = Blob(sha256="0" * 64, size_bytes=1)
+
+    def shard(name: str, number: int, size: int) -> BuiltShard:
+        entry = Shard(number=number, num_items=size, index=blob, items=blob, metadata=blob)
+        return BuiltShard(collection=name, dim=4, entry=entry, num_indexed=size)
+
+    found = without_empty([shard("a", 2, 5), shard("a", 0, 3), shard("b", 1, 4)])
+    assert [(each.collection, each.entry.number, each.entry.num_items) for each in found] == [
+        ("a", 0, 3),
+        ("a", 1, 5),
+        ("b", 0, 4),
+    ]

@@ -20,9 +20,8 @@ from indexing.store import S3Settings, open_store
 from jobs.config.schema import RayConfig
 from jobs.inputs.rows import fingerprint_keys
 from jobs.stages.encode import ChunkEncoder, EncodeSettings, actor_pool
-from jobs.workspace.artifact import Artifact
 from jobs.workspace.chunks import list_chunks, num_chunks, overlaps
-from jobs.workspace.runs import write_run
+from jobs.workspace.runs import run_key, write_run
 from jobs.workspace.vectors import VECTOR, vectors_of
 
 Encode = Callable[..., dict[str, int]]
@@ -38,10 +37,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(tmp_path: Path, model: Path) -> EncodeSettings:
     store = open_store(str(tmp_path / "workspace"))
     return EncodeSettings(
-        prepared=Artifact(store, "items/x"),
+        workspace=store,
+        items_path="items/x",
         num_parts=1,
         num_chunks=1,
-        vectors=Artifact(store, "vectors/x"),
+        chunks_path="vectors/x",
         known_chunks=(),
         encoder=EncoderSettings(model=str(model), device="cpu", dtype="float32", max_tokens=64),
         encoder_digest=encoder_digest(model),
@@ -55,8 +55,10 @@ def encode(settings: EncodeSettings) -> Encode:
     """encode({id: text}, num_chunks=1) is one night over all chunks, knowing what earlier ones left; sums of counts."""
 
     def encode_(texts: dict[str, str], num_chunks: int = 1) -> dict[str, int]:
-        write_texts(settings.prepared, texts)
-        night = replace(settings, num_chunks=num_chunks, known_chunks=list_chunks(settings.vectors))
+        write_texts(settings, texts)
+        night = replace(
+            settings, num_chunks=num_chunks, known_chunks=list_chunks(settings.workspace, settings.chunks_path)
+        )
         actor = ChunkEncoder(night)
         counts = [actor.encode_chunk(number) for number in range(num_chunks)]
         return {name: sum(count[name] for count in counts) for name in ("num_rows", "num_encoded", "num_truncated")}
@@ -64,7 +66,7 @@ def encode(settings: EncodeSettings) -> Encode:
     return encode_
 
 
-def write_texts(prepared: Artifact, texts: dict[str, str]) -> None:
+def write_texts(settings: EncodeSettings, texts: dict[str, str]) -> None:
     ids, column = list(texts), pa.chunked_array([list(texts.values())])
     fingerprints = pa.chunked_array([row_fingerprints(column, "encoder")])
     columns = {
@@ -75,14 +77,14 @@ def write_texts(prepared: Artifact, texts: dict[str, str]) -> None:
         "text": column,
     }
     table = pa.table(columns)
-    write_run(prepared.store, prepared.key("texts-00000.parquet"), table, sort_by=table.column_names[:3])
+    write_run(settings.workspace, run_key(settings.items_path, "texts", 0), table, sort_by=table.column_names[:3])
 
 
 def read_vectors(settings: EncodeSettings) -> dict[str, np.ndarray]:
     """item_id → vector, from all chunks; an id that stands twice fails."""
     found: dict[str, np.ndarray] = {}
-    for key in list_chunks(settings.vectors):
-        with settings.vectors.store.open(key) as file:
+    for key in list_chunks(settings.workspace, settings.chunks_path):
+        with settings.workspace.open(key) as file:
             table = pq.read_table(pa.PythonFile(file, mode="r"))
         assert table["id_key"].to_pylist() == sorted(table["id_key"].to_pylist())
         for item_id, vector in zip(table["item_id"].to_pylist(), vectors_of(table), strict=True):
@@ -110,9 +112,9 @@ def test_identical_texts_are_encoded_once(encode: Encode, settings: EncodeSettin
 
 def test_what_is_known_is_not_encoded_again(encode: Encode, settings: EncodeSettings) -> None:
     encode(TEXTS)
-    before = list_chunks(settings.vectors)
+    before = list_chunks(settings.workspace, settings.chunks_path)
     assert encode(TEXTS) == {"num_rows": 20, "num_encoded": 0, "num_truncated": 0}
-    assert list_chunks(settings.vectors) == before
+    assert list_chunks(settings.workspace, settings.chunks_path) == before
 
 
 def test_a_changed_text_and_a_new_item_are_all_that_is_encoded(encode: Encode, settings: EncodeSettings) -> None:
@@ -140,11 +142,11 @@ def test_a_catalogue_that_grows_or_shrinks_finds_its_vectors_in_other_chunks(
 
 def test_the_bytes_of_chunks_follow_from_their_rows(encode: Encode, settings: EncodeSettings, tmp_path: Path) -> None:
     encode(TEXTS, 4)
-    before = {key: settings.vectors.store.get(key) for key in list_chunks(settings.vectors)}
+    before = {key: settings.workspace.get(key) for key in list_chunks(settings.workspace, settings.chunks_path)}
     for key in before:
-        settings.vectors.store.delete(key)
+        settings.workspace.delete(key)
     encode(dict(reversed(TEXTS.items())), 4)
-    assert {key: settings.vectors.store.get(key) for key in list_chunks(settings.vectors)} == before
+    assert {key: settings.workspace.get(key) for key in list_chunks(settings.workspace, settings.chunks_path)} == before
 
 
 def test_texts_that_were_cut_are_counted(encode: Encode) -> None:

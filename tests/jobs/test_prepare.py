@@ -13,8 +13,8 @@ from indexing.errors import ConfigError, DataError
 from indexing.key_ranges import id_keys
 from jobs.config.load import load_config
 from jobs.config.schema import Config
-from jobs.inputs.catalogue import scan_source
-from jobs.inputs.rows import check_part, part_settings
+from jobs.inputs.catalogue import Part, Source, scan_source
+from jobs.inputs.rows import add_keys, check_part, row_rules
 from jobs.workspace.vectors import VECTOR, vectors_of
 
 ENCODER = "0" * 32
@@ -36,12 +36,18 @@ def make_config(folder: Path, **changes: Any) -> Config:
     return load_config(str(folder / "config.yaml"))
 
 
+def check(config: Config, part: Part, source: Source, encoder: str | None) -> tuple[pa.Table, pa.Table]:
+    rules = row_rules(config, source)
+    good, bad = check_part(part, rules)
+    return add_keys(good, rules, encoder), bad
+
+
 def check_texts(folder: Path, rows: list[dict[str, Any]]) -> tuple[pa.Table, pa.Table]:
     (folder / "catalogue").mkdir()
     pq.write_table(pa.Table.from_pylist(rows), folder / "catalogue" / "a.parquet", row_group_size=2)
     config = make_config(folder)
     source = scan_source(config)
-    return check_part(source.parts[0], part_settings(config, source, ENCODER))
+    return check(config, source.parts[0], source, ENCODER)
 
 
 def test_good_rows_get_text_fingerprint_keys_and_collection(tmp_path: Path) -> None:
@@ -97,7 +103,7 @@ def write_vectors(folder: Path, vectors: pa.Array, **columns: list[Any]) -> Conf
 
 def check_vectors(config: Config) -> tuple[pa.Table, pa.Table]:
     source = scan_source(config)
-    return check_part(source.parts[0], part_settings(config, source, None))
+    return check(config, source.parts[0], source, None)
 
 
 def test_vectors_come_out_at_unit_norm_with_defaults_filled_in(tmp_path: Path) -> None:
@@ -177,7 +183,7 @@ def test_rows_of_an_npy_belong_to_the_ids_in_order(tmp_path: Path, monkeypatch: 
     config = npy_config(tmp_path, vectors)
     source = scan_source(config)
     assert len(source.parts) == 3
-    tables = [check_part(part, part_settings(config, source, None))[0] for part in source.parts]
+    tables = [check(config, part, source, None)[0] for part in source.parts]
     expected = vectors.astype(np.float32) / np.linalg.norm(vectors.astype(np.float32), axis=1, keepdims=True)
     np.testing.assert_allclose(np.concatenate([vectors_of(table) for table in tables]), expected, atol=1e-3)
     assert [item_id for table in tables for item_id in table["item_id"].to_pylist()] == list("01234567")

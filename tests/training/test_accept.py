@@ -7,18 +7,19 @@ import pytest
 
 from jobs.config.training import EvaluationConfig
 from jobs.evaluation.acceptance import why_not_accepted
+from jobs.evaluation.report import Difference, EvaluationReport
 
 SETTINGS = EvaluationConfig(metric="nDCG@10", max_loss=0.02)
 
 
-def report(**parts: tuple[float | None, float | None]) -> dict[str, Any]:
+def report(**parts: tuple[float | None, float | None]) -> EvaluationReport:
     """Part → (mean, lower bound) of the difference; what is not given is better beyond doubt."""
     values = {"exact": (0.05, 0.01), "hnsw": (0.05, 0.01), "popularity tail": (0.03, 0.0), **parts}
     found = {
-        part.replace("_", " "): {"nDCG@10": {"mean": mean, "low": low, "high": None if low is None else 0.2}}
+        part.replace("_", " "): {"nDCG@10": Difference(mean, low, None if low is None else 0.2)}
         for part, (mean, low) in values.items()
     }
-    return {"differences": {"incumbent": found}}
+    return EvaluationReport(num_queries=1, num_unknown_items=0, rankers={}, differences={"incumbent": found})
 
 
 def test_better_beyond_the_interval_and_on_no_slice_worse_is_accepted() -> None:

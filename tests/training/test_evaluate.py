@@ -61,13 +61,10 @@ def test_differences_are_those_of_the_same_query() -> None:
         name: {"exact": measure(ranking(first), judgements().relevant)} for name, first in (("new", 0), ("old", 1))
     }
 
-    class Settings:
-        seed = 1
-
-    report = compare(type("C", (), {"evaluation": Settings})(), judgements(), rankers)  # type: ignore[arg-type]
-    found = report["differences"]["old"]["exact"]["MRR@10"]
-    assert found == pytest.approx({"mean": 0.5, "low": 0.5, "high": 0.5})
-    assert report["rankers"]["old"]["exact"]["MRR@10"] == 0.5
+    report = compare(judgements(), rankers, seed=1)
+    found = report.differences["old"]["exact"]["MRR@10"]
+    assert (found.mean, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert report.rankers["old"]["exact"]["MRR@10"] == 0.5
 
 
 def test_the_general_set_is_the_same_described_items_each_time() -> None:

@@ -18,7 +18,7 @@ from jobs.config.training import TrainingConfig
 from jobs.training.encoder.batches import Steps
 from jobs.training.encoder.data import log_pairs
 from jobs.training.encoder.loop import backward, make_optimizer, run_steps, sum_over_workers
-from jobs.training.encoder.train import TrainingState, advance, load_checkpoint, save_checkpoint
+from jobs.training.encoder.train import TrainedSteps, TrainingState, advance, load_checkpoint, save_checkpoint
 from jobs.training.encoder.trainable import TrainableEncoder
 from jobs.workspace.artifact import Artifact
 
@@ -113,7 +113,7 @@ def test_a_training_that_goes_on_from_a_checkpoint_ends_with_the_weights_of_one_
     model: Path, tmp_path: Path
 ) -> None:
     settings = tiny_training(steps=20)  # of 10 and less, the average is the last step
-    artifact = Artifact(open_store(str(tmp_path)), "training")
+    artifact = Artifact(open_store(str(tmp_path)), "training", TrainedSteps)
     whole, first, second = (TrainingState.begin(make_encoder(model), settings) for _ in range(3))
     assert list(advance(whole, make_steps(settings), settings)) == list(range(1, 21))
     for done in advance(first, make_steps(settings), settings):

@@ -74,14 +74,15 @@ def test_of_two_trained_from_one_parent_the_second_is_refused(store_url: str, mo
 def test_latest_is_the_newest_accepted_one(store_url: str, model: Path, tmp_path: Path) -> None:
     config = config_of(store_url, tmp_path)
     entry = accept(open_store(store_url), model, ENTRY)
-    pinned = pin_encoder(config)
+    store = open_store(store_url)
+    pinned = pin_encoder(config, store)
     assert encoder_digest(resolve_model(pinned.encoder.model, cache_dir=tmp_path / "cache")) == entry.digest
-    assert pin_encoder(pinned) == pinned
+    assert pin_encoder(pinned, store) == pinned
 
 
 def test_latest_without_any_accepted_encoder_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no accepted encoder: run train first, or name a model"):
-        pin_encoder(config_of(f"file://{tmp_path}/store", tmp_path))
+        pin_encoder(config_of(f"file://{tmp_path}/store", tmp_path), open_store(f"file://{tmp_path}/store"))
 
 
 @pytest.mark.parametrize(

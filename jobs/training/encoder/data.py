@@ -4,7 +4,6 @@ The catalogue is scanned part by part, so that no process holds more than one pa
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,17 +11,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from indexing.errors import DataError
-from jobs.config.schema import Config
 from jobs.inputs.catalogue import Source
 from jobs.inputs.items import scan_items
-from jobs.progress import Progress
+from jobs.inputs.rows import RowRules
+from jobs.run import Run
 from jobs.training.encoder.negatives import NO_NEGATIVES, Mined
 from jobs.training.encoder.pairs import METADATA_QUERIES, PAIRS, clicked_pairs, metadata_pairs, reformulated_pairs
 from jobs.workspace.artifact import Artifact
 from jobs.workspace.runs import parquet_bytes
 
 POOL_ROWS = 100_000
-"""Items, chosen by hash, that metadata queries and uniform negatives come from; pairs bring theirs beside them."""
+"""Items, chosen by hash, that metadata queries and uniform negatives come from; pairs bring their own."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +36,32 @@ class TrainingData:
     """Pairs of the log whose item is not in the catalogue."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingCounts:
+    """The record of the data's artifact."""
+
+    pairs: dict[str, int]
+    """By source."""
+    num_items: int
+    num_unknown: int
+
+
 def log_pairs(interactions: pa.Table) -> pa.Table:
     """`PAIRS` of the search logs: clicks, and reformulations where sessions are known."""
     return pa.concat_tables([clicked_pairs(interactions), reformulated_pairs(interactions)])
 
 
-def make_data(config: Config, source: Source, pairs: pa.Table, mined: Mined, progress: Progress) -> TrainingData:
+def make_data(run: Run, source: Source, rules: RowRules, pairs: pa.Table, mined: Mined) -> TrainingData:
     """Raises DataError where the catalogue has none of the pairs' items."""
     wanted = pa.array(sorted({*pairs["item_id"].to_pylist(), *mined.item_ids()}), pa.string())
-    items = scan_items(config, source, wanted, POOL_ROWS, progress)
+    items = scan_items(run, source, rules, wanted, POOL_ROWS)
     is_known = pc.is_in(pairs["item_id"], value_set=items["item_id"].combine_chunks())
     known = pairs.filter(is_known)
     if not known.num_rows:
         raise DataError(f"training.interactions: expected items of the catalogue, got {pairs.num_rows} pairs of others")
-    sources = [name for name, share in config.training.shares.items() if share > 0 and name in METADATA_QUERIES]
-    made = metadata_pairs(items.filter(items["in_pool"]), sources, config.training.seed)
+    settings = run.config.training
+    sources = [name for name, share in settings.shares.items() if share > 0 and name in METADATA_QUERIES]
+    made = metadata_pairs(items.filter(items["in_pool"]), sources, settings.seed)
     together = pa.concat_tables([known, made]).sort_by(
         [(name, "ascending") for name in PAIRS.names if name != "weight"]
     )
@@ -59,19 +69,19 @@ def make_data(config: Config, source: Source, pairs: pa.Table, mined: Mined, pro
     return TrainingData(together, items, mined.rows(together, items), pairs.num_rows - known.num_rows)
 
 
-def write_data(artifact: Artifact, data: TrainingData) -> None:
-    """Marker last."""
+def write_data(artifact: Artifact[TrainingCounts], data: TrainingData) -> None:
+    """The record last."""
     hard = (
         pa.FixedSizeListArray.from_arrays(pa.array(data.hard.ravel()), data.hard.shape[1]) if data.hard.size else None
     )
     pairs = data.pairs if hard is None else data.pairs.append_column("hard", hard)
     artifact.store.put(artifact.key("pairs.parquet"), parquet_bytes(pairs))
     artifact.store.put(artifact.key("items.parquet"), parquet_bytes(data.items))
-    counts: dict[str, Any] = {row["values"]: row["counts"] for row in pc.value_counts(data.pairs["source"]).to_pylist()}
-    artifact.write_marker({"pairs": counts, "num_items": data.items.num_rows, "num_unknown": data.num_unknown})
+    counts = {row["values"]: row["counts"] for row in pc.value_counts(data.pairs["source"]).to_pylist()}
+    artifact.write(TrainingCounts(pairs=counts, num_items=data.items.num_rows, num_unknown=data.num_unknown))
 
 
-def read_data(artifact: Artifact) -> tuple[pa.Table, pa.Table, np.ndarray]:
+def read_data(artifact: Artifact[TrainingCounts]) -> tuple[pa.Table, pa.Table, np.ndarray]:
     """Pairs, items and hard negatives, as `write_data` has them."""
     tables = []
     for name in ("pairs.parquet", "items.parquet"):

@@ -20,7 +20,7 @@ from indexing.store import Store
 from indexing.store.cache import BlobCache, default_cache_folder
 from jobs.config.training import NegativesConfig
 from jobs.inputs.queries import sample_queries
-from jobs.quality.full_search import Side, retrieve
+from jobs.quality.full_search import ReleaseFiles, search_release
 
 QUERIES_PER_BLOCK = 1024
 NO_NEGATIVES = np.empty((1, 0), np.int64)
@@ -70,12 +70,12 @@ def mine(release: Release, store: Store, workspace: Store, pairs: pa.Table, sett
     """Negatives for the queries of `pairs` by the release's own encoder and graphs, a block of queries at a time."""
     assert release.encoder is not None
     encoder = load_release_encoder(store, BlobCache(default_cache_folder()), release.encoder)
-    side = Side(release.collections, release.dim, workspace, store)
+    files = ReleaseFiles(release.collections, release.dim, workspace, store)
     known = positives_by_query(pairs)
     queries, mined = sorted(known), {}
     for start in range(0, len(queries), QUERIES_PER_BLOCK):
         block = queries[start : start + QUERIES_PER_BLOCK]
-        ids, scores = retrieve(side, encoder.encode(block, kind="query"), settings.last_rank)
+        ids, scores = search_release(files, encoder.encode(block, kind="query"), settings.last_rank)
         for query, of_query, their_scores in zip(block, ids, scores, strict=True):
             if found := pick(of_query, their_scores, known[query], settings):
                 mined[query] = found

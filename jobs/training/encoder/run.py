@@ -1,29 +1,29 @@
-"""The whole of training: pairs and negatives → train → evaluate → accept; and evaluation alone."""
+"""The whole of training: pairs and negatives → train → evaluate → accept."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
 from cluster.session import ray_session
-from indexing.encoder import EncoderSettings, encoder_digest
-from indexing.errors import ValidationFailed
+from indexing.encoder import EncoderSettings, resolve_model
+from indexing.errors import ConfigError, ValidationFailed
+from indexing.release.codec import to_plain
 from indexing.release.registry import AcceptedEncoder, accept, encoder_url, newest
-from indexing.store import Store, open_store
+from indexing.store.cache import default_cache_folder
 from jobs.config.schema import Config
 from jobs.evaluation.acceptance import why_not_accepted
+from jobs.evaluation.report import EvaluationReport
 from jobs.evaluation.run import INCUMBENT, NEW, measure_all
-from jobs.inputs.catalogue import Source, scan_source
-from jobs.inputs.encoder import local_model, pin_encoder, with_encoder
+from jobs.inputs.encoder import EncoderInput, pin_encoder
+from jobs.inputs.inputs import Inputs, read_inputs
 from jobs.inputs.interactions import check_split, interactions_fingerprint, require_interactions
-from jobs.inputs.parent import current_release
 from jobs.progress import Progress
-from jobs.training.encoder.data import log_pairs, make_data, write_data
+from jobs.run import Run, open_run
+from jobs.training.encoder.data import TrainingCounts, log_pairs, make_data, write_data
 from jobs.training.encoder.negatives import Mined, mine
-from jobs.training.encoder.train import TrainJob, check_workers, train
+from jobs.training.encoder.train import TrainedSteps, TrainJob, check_workers, train
 from jobs.workspace.artifact import Artifact
 from jobs.workspace.fingerprint import fingerprint
 
@@ -34,8 +34,9 @@ SAMPLE_QUERIES = 50
 
 @dataclass(frozen=True)
 class Trained:
-    artifact: Artifact
-    report: dict[str, Any]
+    report: EvaluationReport
+    report_url: str
+    curve_url: str
     reasons: list[str]
     """Why the encoder was not accepted; empty where it was."""
     accepted: AcceptedEncoder | None
@@ -45,62 +46,61 @@ def run_training(config: Config, progress: Progress) -> Trained:
     """Trains, measures against the encoder in use, and accepts what is better; otherwise nothing is stored but the
     artifact. An artifact that is complete is measured again, not trained again.
     """
-    config = pin_encoder(config)
-    store, workspace = open_store(config.store, config.s3), open_store(config.workspace, config.s3)
-    log = require_interactions(config, "training")
-    held_back = require_interactions(config, "evaluation")
+    run = open_run(config, progress)
+    run = run.with_config(pin_encoder(config, run.store))
+    config = run.config
+    log = require_interactions(config.training.interactions, config.s3, "training.interactions")
+    held_back = require_interactions(config.evaluation.interactions, config.s3, "evaluation.interactions")
     check_split(log, held_back)
-    parent, source, base_digest = newest(store), scan_source(config), encoder_digest(local_model(config))
-    data_fingerprint = interactions_fingerprint(config, "training")
+    inputs, parent = read_inputs(run), newest(run.store)
+    if inputs.encoder is None:
+        raise ConfigError("vectors.path: expected a catalogue and an encoder to train, got precomputed vectors")
+    data_fingerprint = interactions_fingerprint(str(config.training.interactions), config.s3, "training.interactions")
     with ray_session(config.ray.address):
         check_workers(config.training, config.ray.address)
-        artifact = run_train(config, source, log, base_digest, data_fingerprint, workspace, progress)
-        trained = f"{workspace.url}/{artifact.key('encoder')}"
-        models = {NEW: trained, INCUMBENT: encoder_url(store, parent) if parent else config.encoder.model}
-        report = measure_all(config, source, models, held_back, log, progress)
-    artifact.store.put(artifact.key("report.json"), json.dumps(report, sort_keys=True, indent=1).encode())
+        artifact = run_train(run, inputs, inputs.encoder, log, data_fingerprint)
+        trained = f"{run.workspace.url}/{artifact.key('encoder')}"
+        models = {NEW: trained, INCUMBENT: encoder_url(run.store, parent) if parent else config.encoder.model}
+        report = measure_all(run, inputs, models, held_back, log)
+    run.workspace.put(artifact.key("report.json"), report.to_bytes())
     reasons = why_not_accepted(report, INCUMBENT, config.evaluation)
-    if reasons:
-        return Trained(artifact, report, reasons, None)
-    entry = AcceptedEncoder(
-        format_version=1,
-        number=0,
-        parent=parent.number if parent else None,
-        digest="",
-        base_digest=base_digest,
-        interactions_fingerprint=data_fingerprint,
-        catalogue_fingerprint=source.fingerprint,
-        config_fingerprint=fingerprint(config.training, config.evaluation),
-        created_at="",
-        writer_id="",
-        metrics={"rankers": report["rankers"], "differences": report["differences"][INCUMBENT]},
-    )
-    return Trained(artifact, report, [], accept(store, local_model(with_encoder(config, trained)), entry))
+    accepted = None
+    if not reasons:
+        entry = AcceptedEncoder(
+            format_version=1,
+            number=0,
+            parent=parent.number if parent else None,
+            digest="",
+            base_digest=inputs.encoder.digest,
+            interactions_fingerprint=data_fingerprint,
+            catalogue_fingerprint=inputs.source.fingerprint,
+            config_fingerprint=fingerprint(config.training, config.evaluation),
+            created_at="",
+            writer_id="",
+            metrics={"rankers": report.rankers, "differences": to_plain(report.differences[INCUMBENT])},
+        )
+        accepted = accept(run.store, resolve_model(trained, cache_dir=default_cache_folder(), s3=config.s3), entry)
+    report_url, curve_url = (run.workspace.describe(artifact.key(name)) for name in ("report.json", "curve.svg"))
+    return Trained(report, report_url, curve_url, reasons, accepted)
 
 
 def run_train(
-    config: Config,
-    source: Source,
-    log: pa.Table,
-    base_digest: str,
-    data_fingerprint: str,
-    workspace: Store,
-    progress: Progress,
-) -> Artifact:
+    run: Run, inputs: Inputs, encoder: EncoderInput, log: pa.Table, data_fingerprint: str
+) -> Artifact[TrainedSteps]:
     """Data, then steps; each is skipped where its artifact is complete."""
-    release = current_release(config)
+    config, release, source = run.config, inputs.parent, inputs.source
     mines = config.training.negatives.per_query > 0 and release is not None and release.encoder is not None
     miner = release.writer_id if mines and release else None
     name = fingerprint(
-        FORMAT, base_digest, data_fingerprint, source.fingerprint, config.training, config.catalogue.text, miner
+        FORMAT, encoder.digest, data_fingerprint, source.fingerprint, config.training, config.catalogue.text, miner
     )
-    artifact, data = Artifact(workspace, f"training/{name}"), Artifact(workspace, f"training/{name}/data")
-    if not data.read_marker():
+    data = Artifact(run.workspace, f"training/{name}/data", TrainingCounts)
+    if not data.read():
         pairs, mined = log_pairs(log), Mined()
         if mines and release:
-            mined = mine(release, open_store(config.store, config.s3), workspace, pairs, config.training.negatives)
-            workspace.put(data.key("negatives.csv"), mined.sample(SAMPLE_QUERIES))
-        made = make_data(config, source, pairs, mined, progress)
+            mined = mine(release, run.store, run.workspace, pairs, config.training.negatives)
+            run.workspace.put(data.key("negatives.csv"), mined.sample(SAMPLE_QUERIES))
+        made = make_data(run, source, inputs.rules, pairs, mined)
         if made.num_unknown:
             logger.warning(
                 "training: %d of %d pairs are of items that the catalogue lacks", made.num_unknown, len(pairs)
@@ -112,11 +112,12 @@ def run_train(
         dtype=config.encoder.dtype,
         max_tokens=min(config.training.max_tokens, config.encoder.max_tokens),
     )
-    return train(TrainJob(artifact, data, settings, config.s3, config.training), progress)
+    artifact = Artifact(run.workspace, f"training/{name}", TrainedSteps)
+    train(TrainJob(artifact, data, settings, config.s3, config.training), run.progress)
+    return artifact
 
 
-def require_accepted(reasons: Sequence[str], artifact: Artifact) -> None:
+def require_accepted(reasons: Sequence[str], report_url: str) -> None:
     """Raises ValidationFailed with the reasons."""
     if reasons:
-        where = artifact.store.describe(artifact.key("report.json"))
-        raise ValidationFailed(f"the new encoder was not accepted: {'; '.join(reasons)}; report: {where}")
+        raise ValidationFailed(f"the new encoder was not accepted: {'; '.join(reasons)}; report: {report_url}")

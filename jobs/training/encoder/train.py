@@ -31,7 +31,7 @@ from jobs.config.training import TrainingConfig
 from jobs.progress import Bar, Progress
 from jobs.training.encoder.batches import Steps
 from jobs.training.encoder.curves import draw_curve, write_curve
-from jobs.training.encoder.data import read_data
+from jobs.training.encoder.data import TrainingCounts, read_data
 from jobs.training.encoder.loop import make_optimizer, run_steps, worker
 from jobs.training.encoder.trainable import TrainableEncoder, blend
 from jobs.workspace.artifact import Artifact
@@ -46,21 +46,31 @@ better than the last step: nDCG@10 0.247 -> 0.252 and 0.249 -> 0.255 on the quer
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainedSteps:
+    """The record of a training's artifact."""
+
+    seconds: float
+    steps: int
+    loss: float | None = None
+    """Of the last step; None where no step was left to take."""
+
+
 @dataclass(frozen=True)
 class TrainJob:
     """What a worker needs; plain data, so that Ray can ship it."""
 
-    artifact: Artifact
-    data: Artifact
+    artifact: Artifact[TrainedSteps]
+    data: Artifact[TrainingCounts]
     encoder: EncoderSettings
     s3: S3Settings
     training: TrainingConfig
 
 
-def train(job: TrainJob, progress: Progress) -> Artifact:
-    """Runs the steps that are left; the artifact's marker says what they were. Raises what a worker raised."""
-    if job.artifact.read_marker():
-        return job.artifact
+def train(job: TrainJob, progress: Progress) -> TrainedSteps:
+    """Runs the steps that are left. Raises what a worker raised."""
+    if done := job.artifact.read():
+        return done
     settings, events = job.training, Queue(actor_options={"num_cpus": 0})
     started = time.monotonic()
     try:
@@ -74,9 +84,9 @@ def train(job: TrainJob, progress: Progress) -> Artifact:
         events.shutdown(force=True)
     if outcome.error is not None:
         raise outcome.error
-    summary = {"seconds": time.monotonic() - started, "steps": settings.steps, "loss": outcome.loss}
-    job.artifact.write_marker(summary)
-    return job.artifact
+    trained = TrainedSteps(seconds=time.monotonic() - started, steps=settings.steps, loss=outcome.loss)
+    job.artifact.write(trained)
+    return trained
 
 
 def check_workers(settings: TrainingConfig, address: str | None) -> None:
@@ -219,7 +229,7 @@ def advance(state: TrainingState, steps: Steps, settings: TrainingConfig) -> Ite
         yield len(state.curve)
 
 
-def save_checkpoint(artifact: Artifact, state: TrainingState) -> None:
+def save_checkpoint(artifact: Artifact[TrainedSteps], state: TrainingState) -> None:
     """The whole state; older ones are deleted once it is there."""
     key = artifact.key(f"{CHECKPOINTS}/{len(state.curve):08d}.pt")
     before = [info.key for info in artifact.store.list(artifact.key(f"{CHECKPOINTS}/"))]
@@ -233,7 +243,7 @@ def save_checkpoint(artifact: Artifact, state: TrainingState) -> None:
             artifact.store.delete(old)
 
 
-def load_checkpoint(artifact: Artifact, state: TrainingState) -> None:
+def load_checkpoint(artifact: Artifact[TrainedSteps], state: TrainingState) -> None:
     """Sets `state`, which has just begun, to the last checkpoint, where there is one."""
     keys = [info.key for info in artifact.store.list(artifact.key(f"{CHECKPOINTS}/"))]
     if not keys:
@@ -248,7 +258,7 @@ def load_checkpoint(artifact: Artifact, state: TrainingState) -> None:
     logger.info("training: goes on after %d steps", len(state.curve))
 
 
-def save_encoder(artifact: Artifact, encoder: TrainableEncoder) -> None:
+def save_encoder(artifact: Artifact[TrainedSteps], encoder: TrainableEncoder) -> None:
     with tempfile.TemporaryDirectory(prefix="nightcrate-") as name:
         folder = Path(name)
         encoder.save(folder)

@@ -1,0 +1,37 @@
+"""One run: its configuration, stores and progress, each made once and handed down to every stage."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+from indexing.errors import ConfigError
+from indexing.store import Store, open_store
+from jobs.config.schema import Config
+from jobs.progress import Bar, Progress
+
+
+@dataclass(frozen=True)
+class Run:
+    config: Config
+    store: Store
+    """Where releases are published."""
+    workspace: Store
+    progress: Progress
+    allowed: frozenset[str] | None = None
+    """The stages that may run, all by default: a command for one stage must find the others done."""
+
+    def stage(self, name: str, total: int, unit: str = "rows") -> AbstractContextManager[Bar]:
+        """A stage of `total` units, shown while the block runs. Raises ConfigError when it may not run."""
+        if self.allowed is not None and name not in self.allowed:
+            command = "encode" if name == "prepare" else name
+            raise ConfigError(
+                f"{name} is not done for this catalogue and configuration: run {command} first, or nightly"
+            )
+        return self.progress.stage(name, total, unit)
+
+    def with_config(self, config: Config) -> "Run":
+        return replace(self, config=config)
+
+
+def open_run(config: Config, progress: Progress, allowed: frozenset[str] | None = None) -> Run:
+    """Opens the stores of a run; nothing is contacted yet."""
+    return Run(config, open_store(config.store, config.s3), open_store(config.workspace, config.s3), progress, allowed)
