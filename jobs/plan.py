@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from rich.console import Console
 
 from cluster.fanout import fan_out
 from cluster.session import cluster_resources, ray_session
@@ -68,9 +69,9 @@ class Plan:
     """Estimated peak memory of the largest worker."""
 
 
-def make_plan(config: Config, progress: Progress) -> Plan:
+def make_plan(config: Config) -> Plan:
     """Raises what nightly would raise for the same configuration and catalogue, but for the quarantine's limit."""
-    run = open_run(config, progress)
+    run = open_run(config, Progress(Console(quiet=True)))  # no stage of a night runs, so there is nothing to show
     run = run.with_config(pin_encoder(config, run.store))
     inputs = read_inputs(run)
     source, parent, index = inputs.source, inputs.parent, config.index

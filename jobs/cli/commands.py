@@ -50,7 +50,7 @@ def plan(arguments: argparse.Namespace) -> None:
     from jobs.report.plan import print_plan
 
     config = load_config(arguments.config, arguments.overrides)
-    print_plan(make_plan(config, Progress(Console(stderr=True))), Console())
+    print_plan(make_plan(config), Console())
 
 
 def train(arguments: argparse.Namespace) -> None:

@@ -204,7 +204,7 @@ def test_too_many_bad_rows_stop_the_run_before_encoding(fresh_world: World) -> N
     lines = [line for line in error.splitlines() if line.startswith("nightcrate: ")]
     assert len(lines) == 1 and error.endswith(lines[0] + "\n")
     assert "expected at most 1.00% bad rows (catalogue.max_quarantined), got 24 of 524; " in lines[0]
-    assert "23 of them: item_id stands in an earlier row already, such as " in lines[0]
+    assert "23 of them: item_id is in an earlier row already, such as " in lines[0]
     assert "Traceback" not in error
     assert_nothing_made(fresh_world)
 
