@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def nightly(context: typer.Context, config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """The whole rebuild: encode, build, validate, publish; resumes where an earlier run stopped."""
+    """Encode, build, validate and publish; resumes where an earlier run stopped."""
     run(output_of(context), load_config(config, overrides or ()), "publish", None, dry_run)
 
 
 def plan(context: typer.Context, config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """What nightly would do: rows to encode, reuse and delete, shards, bytes, time, memory; reads only."""
+    """Show what nightly would do: rows to encode, reuse and delete, shards, bytes, time, memory; reads only."""
     show_plan(load_config(config, overrides or ()), as_json)
 
 

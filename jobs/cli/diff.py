@@ -38,7 +38,7 @@ def diff(
     queries: Queries = None,
     as_json: AsJson = False,
 ) -> None:
-    """What changed between two releases: items, vectors, files, and what queries find."""
+    """Compare two releases: items, vectors, files, and what queries find."""
     from indexing.release.diff import diff_releases
 
     opened, cache = open_store(store), BlobCache(default_cache_folder())

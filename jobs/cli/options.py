@@ -14,12 +14,12 @@ def whole_number(text: str) -> int:
 
 
 ConfigFile = Annotated[
-    str, typer.Option("-c", "--config", metavar="FILE", help="YAML, such as configs/demo.yaml", show_default=False)
+    str, typer.Option("-c", "--config", metavar="FILE", help="YAML, such as configs/demo.yaml.", show_default=False)
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="KEY=VALUE...", help="Override values in the file: index.M=24 encoder.device=cpu", show_default=False
+        metavar="KEY=VALUE...", help="Override values in the file: index.M=24 encoder.device=cpu.", show_default=False
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan, then stop.")]
@@ -27,7 +27,7 @@ Store = Annotated[
     str,
     typer.Argument(
         metavar="STORE",
-        help="file://./folder or s3://bucket/prefix (endpoint: AWS_ENDPOINT_URL_S3)",
+        help="file://./folder or s3://bucket/prefix (endpoint: AWS_ENDPOINT_URL_S3).",
         show_default=False,
     ),
 ]
