@@ -2,8 +2,10 @@
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,7 +37,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     try:
         if address not in (None, "auto", "local"):
             check_reachable(address)
-        with quiet_stderr():
+        with quiet_stderr(), own_sigterm():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, RuntimeError, ValueError) as error:
         first_line = str(error).strip().split("\n")[0]
@@ -79,6 +81,24 @@ def quiet_stderr() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+@contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Keeps the caller's handler of SIGTERM, where there is one. Ray's would end the process before a lease is given
+    back.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit:  # by Ray's handler
+        handler(signal.SIGTERM, None)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def cluster_resources() -> dict[str, float]:

@@ -22,6 +22,7 @@ ONLY_IN = {
     "tokenizers": ("indexing/encoder/", "jobs/training/encoder/"),
     "safetensors": ("indexing/encoder/", "jobs/training/encoder/"),
     "hnswlib": ("indexing/dense/hnsw.py",),
+    "typer": ("jobs/cli/", "jobs/__main__.py"),
     "boto3": ("indexing/store/s3",),
     "botocore": ("indexing/store/s3",),
 }

@@ -1,5 +1,6 @@
 """Blobs on the local disk, named by their content, shared by every process that uses the same folder."""
 
+import logging
 import os
 import time
 import uuid
@@ -11,6 +12,7 @@ from indexing.errors import DamagedError, ObjectNotFound, StoreUnavailable
 from indexing.store import Store
 from indexing.store.blobs import Blob, blob_key, hash_file
 
+logger = logging.getLogger(__name__)
 _FileState = tuple[int, int, int]
 GRACE_S = 600.0
 
@@ -102,6 +104,7 @@ def download_verified(store: Store, blob: Blob, path: Path) -> None:
         raise DamagedError(f"expected blob {store.describe(key)} of {blob.size_bytes} bytes, found nothing there")
     if info.size_bytes != blob.size_bytes:
         raise DamagedError(f"expected blob {store.describe(key)} of {blob.size_bytes} bytes, got {info.size_bytes}")
+    logger.debug("downloading %s, %.1f MB", store.describe(key), blob.size_bytes / 1e6)
     try:
         store.download(key, path)
     except ObjectNotFound as error:

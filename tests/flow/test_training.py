@@ -99,8 +99,13 @@ def test_training_again_finds_nothing_better_and_accepts_nothing(
     trained: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world = trained.copied(tmp_path / "world")
-    assert world.command("train") == 4
-    assert "the new encoder was not accepted: nDCG@10 (exact) differs by +0.0000" in capsys.readouterr().err
+    assert world.command("train", "--json") == 4
+    output = capsys.readouterr()
+    assert "the new encoder was not accepted: nDCG@10 (exact) differs by +0.0000" in output.err
+    found = json.loads(output.out)
+    assert found["accepted"] is None
+    assert f"not accepted: {'; '.join(found['reasons'])}; report: " in output.err
+    assert found["report"]["num_queries"] > 0 and found["loss_curve"].endswith("curve.svg")
     entry = newest(open_store(world.store_url))
     assert entry is not None and entry.number == 1
 

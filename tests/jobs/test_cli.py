@@ -138,7 +138,7 @@ def test_search_of_a_file_goes_by_batches(
     path = write_queries(tmp_path, [f"{word} balark" for word in SYLLABLES])
     tables = []
     for size in (7, 1000):
-        monkeypatch.setattr("jobs.cli.store_commands.BATCH_QUERIES", size)
+        monkeypatch.setattr("jobs.cli.search_file.BATCH_QUERIES", size)
         main(["search", published, "--queries", str(path), "--out", str(tmp_path / "hits.parquet"), "-k", "3"])
         tables.append(pq.read_table(tmp_path / "hits.parquet"))
     assert tables[0].num_rows == tables[1].num_rows == 3 * len(SYLLABLES)
@@ -211,18 +211,6 @@ def test_verify_finds_one_flipped_bit(store_url_: str, tmp_path: Path, capsys: p
 # --- the command line itself ---
 
 
-@pytest.mark.parametrize(
-    "command", ["nightly", "plan", "encode", "build", "validate", "publish", "search", "releases", "verify"]
-)
-def test_each_command_has_help_worth_reading(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main([command, "--help"])
-    assert caught.value.code == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"usage: nightcrate {command}")
-    assert len(lines) > 8
-
-
 def test_the_module_is_the_console_script(published: str) -> None:
     commands = ([sys.executable, "-m", "jobs"], [str(Path(sys.executable).with_name("nightcrate"))])
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -240,7 +228,7 @@ def test_a_bug_is_one_line_with_exit_code_70_and_a_traceback_only_with_debug(
     def broken(*arguments: object) -> None:
         raise KeyError("gone\nsecond line")
 
-    monkeypatch.setattr("jobs.cli.store_commands.read_release", broken)
+    monkeypatch.setattr("jobs.cli.store.read_release", broken)
     assert main(["verify", published]) == 70
     error = capsys.readouterr().err
     assert error.startswith("nightcrate: a bug, KeyError: ") and error.count("\n") == 1
@@ -253,9 +241,9 @@ def test_an_interrupted_run_says_how_to_go_on(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jobs.cli.store_commands.read_release", interrupted)
+    monkeypatch.setattr("jobs.cli.store.read_release", interrupted)
     assert main(["verify", published]) == 130
-    assert capsys.readouterr().err == "nightcrate: interrupted; run again to go on from the last finished step\n"
+    assert capsys.readouterr().err == "nightcrate: interrupted; run again to resume from the last finished step\n"
 
 
 def test_debug_shows_the_traceback(published: str) -> None:

@@ -1,0 +1,91 @@
+"""The command that searches a release. It needs no Ray."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from indexing.errors import ConfigError
+from jobs.cli.options import AsJson, ReleaseNumber, Store, TrustedKeys, whole_number
+from jobs.cli.output import output_of, print_json
+from jobs.report.terminal import print_table
+
+if TYPE_CHECKING:
+    from indexing.search.results import Hit
+
+Query = Annotated[str | None, typer.Argument(metavar="QUERY", help="Such as 'rainy sunday piano'.")]
+HitsOfQuery = Annotated[int, typer.Option("-k", metavar="N", parser=whole_number, help="Hits of a query.")]
+Collections = Annotated[
+    list[str] | None, typer.Option("--collection", metavar="NAME", help="Search only this one; may be repeated.")
+]
+Queries = Annotated[
+    str | None,
+    typer.Option("--queries", metavar="PARQUET", help="Search the distinct values of the column `query` of a file."),
+]
+Out = Annotated[
+    str | None,
+    typer.Option("--out", metavar="PARQUET", help="With --queries: query, rank from 1, item_id, score, collection."),
+]
+
+
+def search(
+    context: typer.Context,
+    store: Store,
+    query: Query = None,
+    k: HitsOfQuery = 10,
+    collection: Collections = None,
+    release: ReleaseNumber = None,
+    trusted_key: TrustedKeys = None,
+    queries: Queries = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search a release, in words or with a file of queries."""
+    from indexing import open_release
+
+    if (query is None) == (queries is None) or (queries is None) != (out is None):
+        raise ConfigError("expected either QUERY, or --queries FILE and --out FILE")
+    keys = [Path(path) for path in trusted_key or ()]
+    opened = open_release(store, number=release, collections=collection, trusted_keys=keys)
+    if queries and out:
+        from jobs.cli.search_file import search_file
+
+        num_queries = search_file(opened, queries, out, k, output_of(context).progress())
+        if as_json:
+            print_json({"num_queries": num_queries, "k": k, "out": out})
+        return
+    assert query is not None
+    hits = opened.search(query, k=k)
+    if as_json:
+        print_json({"release": opened.release.number, "query": query, "hits": hit_records(hits)})
+    else:
+        print_hits(hits)
+
+
+def hit_records(hits: "list[Hit]") -> list[dict[str, object]]:
+    """Best first."""
+    return [
+        {
+            "rank": rank,
+            "score": round(hit.score, 6),
+            "collection": hit.collection,
+            "item_id": hit.item_id,
+            "metadata": hit.metadata,
+        }
+        for rank, hit in enumerate(hits, start=1)
+    ]
+
+
+def print_hits(hits: "list[Hit]") -> None:
+    rows = [
+        (
+            str(rank),
+            f"{hit.score:.3f}",
+            hit.collection,
+            hit.metadata.get("title") or "",
+            ", ".join(hit.metadata.get("creators") or []),
+            hit.item_id,
+        )
+        for rank, hit in enumerate(hits, start=1)
+    ]
+    print_table(("rank", "score", "collection", "title", "by", "item"), rows, shortened=("title", "by"))

@@ -1,0 +1,127 @@
+"""The commands that read a store and its releases, or change which one is current. None of them needs Ray."""
+
+import os
+import socket
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from indexing.errors import ConfigError
+from indexing.release.commit import read_release, release_numbers
+from indexing.release.lease import hold_lease
+from indexing.release.manifest import Release
+from indexing.release.report import lowest_recall
+from indexing.release.retention import pin, pinned_numbers, unpin
+from indexing.release.signing import check_signature, load_private_key, load_public_key
+from indexing.store import open_store
+from indexing.store.preflight import preflight
+from jobs.cli.options import AsJson, ReleaseNumber, Store, TrustedKeys, whole_number
+from jobs.cli.output import output_of, print_json
+from jobs.report.terminal import print_table
+
+Number = Annotated[int, typer.Argument(metavar="N", parser=whole_number, help="The number of the release.")]
+To = Annotated[int, typer.Option("--to", metavar="N", parser=whole_number, help="The release to go back to.")]
+SigningKey = Annotated[
+    str | None, typer.Option("--signing-key", metavar="PEM", help="Sign the new release with this private key.")
+]
+
+
+def releases(store: Store, as_json: AsJson = False) -> None:
+    """List the releases of a store."""
+    opened = open_store(store)
+    pinned = set(pinned_numbers(opened))
+    rows = [describe_release(read_release(opened, number), number in pinned) for number in release_numbers(opened)]
+    if as_json:
+        return print_json(rows)
+    if not rows:
+        raise ConfigError(f"no release in {opened.url}: run nightly first")
+    shown = [
+        {**row, "size_bytes": f"{row['size_bytes'] / 1e6:,.1f} MB", "num_items": f"{row['num_items']:,}"}
+        for row in rows
+    ]
+    print_table(
+        [name.replace("_", " ") for name in rows[0]],
+        [["–" if value is None else str(value) for value in row.values()] for row in shown],
+    )
+
+
+def describe_release(release: Release, is_pinned: bool) -> dict[str, Any]:
+    """What `releases` shows of one; `recall_at_10` is that of the collection where it is lowest."""
+    recall = lowest_recall(release.validation)
+    return {
+        "number": release.number,
+        "created_at": release.created_at,
+        "kind": release.kind,
+        "num_items": release.num_items,
+        "encoder": release.encoder.digest[:12] if release.encoder else None,
+        "recall_at_10": None if recall is None else round(recall, 4),
+        "size_bytes": release.size_bytes,
+        "is_pinned": is_pinned,
+    }
+
+
+def verify(
+    context: typer.Context,
+    store: Store,
+    release: ReleaseNumber = None,
+    trusted_key: TrustedKeys = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read every byte of a release again, check every digest, load every shard."""
+    from indexing.release.verify import verify_release
+
+    opened = open_store(store)
+    found = read_release(opened, release)
+    if trusted_key:
+        check_signature(found, [load_public_key(Path(path)) for path in trusted_key], opened.url)
+    with output_of(context).progress().stage("verify", found.size_bytes, "bytes") as bar:
+        report = verify_release(opened, found, on_blob=lambda blob: bar.advance(blob.size_bytes))
+    if as_json:
+        return print_json({"release": found.number, **asdict(report)})
+    print(
+        f"release {found.number} is sound: {report.num_blobs} blobs, {report.size_bytes / 1e6:,.1f} MB, "
+        f"{report.num_items:,} items"
+    )
+
+
+def rollback(
+    context: typer.Context, store: Store, to: To, signing_key: SigningKey = None, as_json: AsJson = False
+) -> None:
+    """Verify an old release in full, then publish its content as the next release."""
+    from indexing.release.rollback import roll_back
+
+    opened = open_store(store)
+    target = read_release(opened, to)
+    key = load_private_key(Path(signing_key)) if signing_key else None
+    preflight(opened)
+    progress = output_of(context).progress()
+    with (
+        hold_lease(opened, owner_name("rollback"), wait=False),
+        progress.stage("verify", target.size_bytes, "bytes") as bar,
+    ):
+        release = roll_back(opened, to, lambda blob: bar.advance(blob.size_bytes), signing_key=key)
+    if as_json:
+        return print_json({"release": release.number, "rolled_back_to": to, "store": opened.url})
+    print(f"release {release.number} is current and serves what release {to} did: {opened.url}")
+
+
+def pin_release(store: Store, number: Number, as_json: AsJson = False) -> None:
+    """Keep a release from being pruned."""
+    pin(open_store(store), number)
+    if as_json:
+        return print_json({"release": number, "is_pinned": True})
+    print(f"release {number} is pinned: prune keeps all of it")
+
+
+def unpin_release(store: Store, number: Number, as_json: AsJson = False) -> None:
+    """Let a pinned release be pruned again."""
+    unpin(open_store(store), number)
+    if as_json:
+        return print_json({"release": number, "is_pinned": False})
+    print(f"release {number} is no longer pinned")
+
+
+def owner_name(command: str) -> str:
+    return f"{command}, process {os.getpid()} on {socket.gethostname()}"
