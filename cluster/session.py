@@ -83,5 +83,5 @@ def quiet_stderr() -> Iterator[None]:
 
 def cluster_resources() -> dict[str, float]:
     """CPUs and GPUs of the connected cluster."""
-    resources = ray.cluster_resources()
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return {name: resources[name] for name in ("CPU", "GPU") if resources.get(name)}
