@@ -1,10 +1,23 @@
 # One virtual environment in .venv; a stamp per set of extras, renewed when pyproject.toml or constraints.txt change.
+#   make demo GPU=1     takes torch's CUDA build; so it does by itself where nvidia-smi finds a GPU, unless `GPU=` is empty
+#   make test COVERAGE=1     prints the share of lines that the tests run
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile
+PIP := $(BIN)/pip install --quiet -c constraints.txt
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+GPU ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo 1)
+COMMA := ,
+WITH_GPU := $(if $(GPU),$(COMMA)gpu)
+COVER := $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
+PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile $(COVER)
 
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# Measured on Linux with the CPU build of torch; CUDA's libraries are some 3 GB more.
+SIZE_train := 2.2 GB, two to four minutes the first time
+SIZE_test := 2.5 GB, two to four minutes the first time
+SIZE_bench := 2.9 GB, some five minutes the first time
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check faults bench bench-nights bench-scale bench-train clean
@@ -12,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: .venv/.installed-build ## build and search a release of the small catalogue in configs/demo
+demo: .venv/.installed-train$(WITH_GPU) ## build and search a release of the small catalogue in configs/demo
 	$(BIN)/nightcrate nightly -c configs/demo.yaml
 	@echo
 	$(BIN)/nightcrate search file://./build/demo/store "songs about rain" -k 5
@@ -24,30 +37,30 @@ demo: .venv/.installed-build ## build and search a release of the small catalogu
 	@echo 'and your own catalogue: copy configs/local.yaml, then'
 	@echo '  $(BIN)/nightcrate plan -c my.yaml'
 
-test: .venv/.installed-test ## all tests but the long forms
+test: .venv/.installed-test$(WITH_GPU) ## all tests but the long forms
 	$(PYTEST)
 
-check: .venv/.installed-test ## lint, format and types
+check: .venv/.installed-test$(WITH_GPU) ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-faults: .venv/.installed-test ## every fault case in its long form, and the table of what held (an hour on two cores)
+faults: .venv/.installed-test$(WITH_GPU) ## every fault case in its long form, and the table of what held (an hour on two cores)
 	$(PYTEST) -m 'case or faults'
 
-bench: .venv/.installed-bench ## measure against the peers; writes build/bench.json
+bench: .venv/.installed-bench$(WITH_GPU) ## measure against the peers; writes build/bench.json
 	@mkdir -p build
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/run.py --out build/bench.json
 
-bench-nights: .venv/.installed-bench ## what ten nights of small changes cost; writes build/nights.json (half an hour)
+bench-nights: .venv/.installed-bench$(WITH_GPU) ## what ten nights of small changes cost; writes build/nights.json (half an hour)
 	@mkdir -p build
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_change.py --out build/nights.json
 
-bench-scale: .venv/.installed-bench ## synthetic vectors, to a million rows; writes build/scale.json (half an hour)
+bench-scale: .venv/.installed-bench$(WITH_GPU) ## synthetic vectors, to a million rows; writes build/scale.json (half an hour)
 	@mkdir -p build
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_scale.py --out build/scale.json
 
-bench-train: .venv/.installed-bench ## training against its peer, and cross-validated; writes build/train.json (two hours)
+bench-train: .venv/.installed-bench$(WITH_GPU) ## training against its peer, and cross-validated; writes build/train.json (two hours)
 	@mkdir -p build
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_train.py --out build/train.json
 
@@ -58,6 +71,17 @@ clean: ## delete build/ and the caches; .venv stays
 	$(PYTHON) -m venv .venv
 
 .venv/.installed-%: pyproject.toml constraints.txt | .venv/bin/pip
-	@echo "Installing nightcrate[$*] into .venv (a few minutes the first time)"
-	@$(BIN)/pip install --quiet -c constraints.txt -e '.[$*]'
+	@echo 'Installing nightcrate[$*] into .venv: $(SIZE_$(firstword $(subst $(COMMA), ,$*)))'
+	@$(if $(GPU),:,$(CPU_TORCH))
+	@$(PIP) -e '.[$*]'
 	@touch $@
+
+# Without a GPU, before pip can choose the build with CUDA: keep a torch of the right version, else take the CPU build from
+# where pip looks (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), else from PyTorch's own index, which uv knows by name.
+define CPU_TORCH
+if [ "$$(uname -s)" != Linux ]; then :; \
+elif $(BIN)/pip freeze | grep -q '^torch==$(TORCH)\b'; then :; \
+elif $(PIP) 'torch==$(TORCH)+cpu' 2>/dev/null; then :; \
+elif $(PIP) uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend cpu -c constraints.txt torch; then :; \
+else echo "No CPU build of torch found: pip takes the one with CUDA, some 3 GB. It runs on a CPU too."; fi
+endef

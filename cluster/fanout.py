@@ -3,18 +3,19 @@
 import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from cluster.session import ClusterUnavailable
+from cluster.session import ClusterUnavailable, cluster_resources
 
 Item = TypeVar("Item")
+Task: TypeAlias = "ray.ObjectRef[Any]"
 
 
 def fan_out(
-    submit: Callable[[Item], ray.ObjectRef], items: Sequence[Item], *, what: str, max_in_flight: int | None = None
+    submit: Callable[[Item], Task], items: Sequence[Item], *, what: str, max_in_flight: int | None = None
 ) -> Iterator[tuple[Item, Any]]:
     """`submit` for each item, in order; yields (item, result) as they arrive, in any order.
 
@@ -22,9 +23,9 @@ def fan_out(
     Raises the failures' own kind when the tasks raised an expected error (one with an `exit_code`), ClusterUnavailable
     when Ray lost them, else what was raised.
     """
-    limit = max_in_flight or max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
+    limit = max_in_flight or max(2, 2 * int(cluster_resources().get("CPU", 1)))
     waiting = iter(items)
-    running: dict[ray.ObjectRef, Item] = {}
+    running: dict[Task, Item] = {}
     failures: list[BaseException] = []
     while True:
         while not failures and len(running) < limit and (following := next(waiting, None)) is not None:

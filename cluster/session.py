@@ -103,5 +103,5 @@ def own_sigterm() -> Iterator[None]:
 
 def cluster_resources() -> dict[str, float]:
     """CPUs and GPUs of the connected cluster."""
-    resources = ray.cluster_resources()
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return {name: resources[name] for name in ("CPU", "GPU") if resources.get(name)}

@@ -49,10 +49,10 @@ def converts(actual: pa.DataType, expected: pa.DataType) -> bool:
         actual = actual.value_type
     if pa.types.is_list(expected):
         is_list = pa.types.is_list(actual) or pa.types.is_large_list(actual) or pa.types.is_list_view(actual)
-        return is_list and converts(actual.value_type, expected.value_type)
+        return bool(is_list) and converts(actual.value_type, expected.value_type)
     if pa.types.is_string(expected):
-        return pa.types.is_string(actual) or pa.types.is_large_string(actual) or pa.types.is_string_view(actual)
-    return pa.types.is_floating(actual) or pa.types.is_integer(actual)
+        return bool(pa.types.is_string(actual) or pa.types.is_large_string(actual) or pa.types.is_string_view(actual))
+    return bool(pa.types.is_floating(actual) or pa.types.is_integer(actual))
 
 
 def conform_table(table: pa.Table, schema: pa.Schema) -> pa.Table:

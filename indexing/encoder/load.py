@@ -93,7 +93,7 @@ def _make_tower(parts: Parts, batch_tokens: int) -> Tower:
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
     """No progress bars and load reports: what they would say is checked here and raised."""
-    quiet = transformers.utils.logging
+    quiet: Any = transformers.utils.logging
     verbosity, had_bar = quiet.get_verbosity(), quiet.is_progress_bar_enabled()
     quiet.set_verbosity_error()
     quiet.disable_progress_bar()
@@ -168,8 +168,8 @@ def _load_model(layout: Layout, config: Any, dtype: torch.dtype, device: torch.d
     for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)):
         if keys:
             raise ConfigError(f"expected all weights of a {config.model_type} in {folder}, {kind}: {_some(keys)}")
-    model.to(device=device)
-    return model.eval()
+    placed: PreTrainedModel = model.to(device=device).eval()
+    return placed
 
 
 def _some(keys: list[str]) -> str:

@@ -53,7 +53,7 @@ def can_pack(model: Any) -> bool:
     has_format = "avx2" in flags if model.dtype == torch.float32 else bool(CPU_FLAGS & flags)
     return (
         has_format
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and is_bert(config)
         and config.hidden_act == "gelu"
@@ -91,13 +91,13 @@ class PackedBert:
             context_NH = self._attend(layer.query_key_value(hidden_NH), groups)
             hidden_NH = layer.output_norm(layer.output.plus(context_NH, hidden_NH))
             hidden_NH = layer.down_norm(layer.down.plus(layer.up(hidden_NH, gelu=True), hidden_NH))
-        padded = hidden_NH.new_zeros(*input_ids.shape, hidden_NH.shape[1])
+        padded: torch.Tensor = hidden_NH.new_zeros(*input_ids.shape, hidden_NH.shape[1])
         padded[inside] = hidden_NH
         return padded
 
     def _attend(self, packed: torch.Tensor, groups: list[list[int]]) -> torch.Tensor:
         """Packed queries, keys and values (N, 3H) to contexts (N, H); groups are (tokens of a text, texts)."""
-        parts = packed.split([length * num_texts for length, num_texts in groups])
+        parts = torch.split(packed, [length * num_texts for length, num_texts in groups])
         contexts = [self._attend_equal(part, *group) for part, group in zip(parts, groups, strict=True)]
         return contexts[0] if len(contexts) == 1 else torch.cat(contexts)
 

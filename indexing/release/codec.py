@@ -119,9 +119,10 @@ def _expect(kind: type[T], value: Any, path: str) -> T:
 
 
 def _count(value: Any, path: str) -> int:
-    if not 0 <= _expect(int, value, path) <= MAX_INT:
+    count = _expect(int, value, path)
+    if not 0 <= count <= MAX_INT:
         raise DamagedError(f"{path}: expected 0 to 2**63 - 1, got {reprlib.repr(value)}")
-    return value
+    return count
 
 
 def _text(value: str, path: str) -> str:

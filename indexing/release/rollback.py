@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from indexing.errors import ConfigError, DamagedError
 from indexing.release.commit import commit_release, missing_blobs, read_release
 from indexing.release.manifest import Release
-from indexing.release.signing import Ed25519PrivateKey, sign_release
+from indexing.release.signing import sign_release
 from indexing.release.verify import verify_release
 from indexing.store import Store
 from indexing.store.blobs import Blob, blob_key

@@ -49,7 +49,8 @@ def check_vectors(vectors: np.ndarray, dim: int) -> np.ndarray:
         raise ConfigError(
             f"query {bad[0]}: expected a vector that can be normalised, got one of norm {norms[bad[0], 0]}"
         )
-    return vectors / norms
+    unit: np.ndarray = vectors / norms
+    return unit
 
 
 def order_by_likeness(vectors: np.ndarray) -> np.ndarray:
@@ -74,8 +75,9 @@ def _choose(names: Sequence[str] | None, known: list[str]) -> set[str]:
 
 def load_release_encoder(store: Store, cache: BlobCache, entry: EncoderEntry) -> "Encoder":
     """The release's own encoder, from a folder of links to the verified files, which is gone once it is in memory."""
-    from indexing.encoder import EncoderSettings, load_encoder
+    from indexing.encoder import EncoderSettings, load_encoder, require_text
 
+    require_text()  # before its files are fetched
     with tempfile.TemporaryDirectory(prefix="encoder-") as folder:
         for file in entry.files:
             target = Path(folder, file.path)

@@ -129,14 +129,15 @@ class Results(Sequence[list[Hit]]):
     @cached_property
     def item_ids(self) -> np.ndarray:
         """str objects (num_queries, k)."""
-        ids = self._release.item_ids.take(pa.array(self.rows.ravel()))
-        return ids.to_numpy().reshape(self.rows.shape)
+        ids: np.ndarray = self._release.item_ids.take(pa.array(self.rows.ravel())).to_numpy()
+        return ids.reshape(self.rows.shape)
 
     @cached_property
     def collections(self) -> np.ndarray:
         """str objects (num_queries, k): the collection of each hit."""
         names = np.array([shard.collection for shard in self._release.shards], dtype=object)
-        return names[self._shard_numbers(self.rows)]
+        of_hits: np.ndarray = names[self._shard_numbers(self.rows)]
+        return of_hits
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -53,7 +53,8 @@ class Mined:
             rows = pc.index_in(ids, value_set=items["item_id"].combine_chunks()).fill_null(-1).to_numpy()
             table[number, : len(rows)] = rows
         places = pc.index_in(pairs["query"], value_set=pa.array(queries, pa.string())).fill_null(len(queries))
-        return table[places.to_numpy()]
+        of_pairs: np.ndarray = table[places.to_numpy()]
+        return of_pairs
 
     def sample(self, num_queries: int) -> bytes:
         """CSV for a person to look at: query, rank, score, item_id of queries chosen by hash."""

@@ -72,7 +72,8 @@ def _sum_pairs(clicks: pa.Table, source: str) -> pa.Table:
 
 def codes(column: pa.ChunkedArray) -> np.ndarray:
     """int32 (num_rows,): one number per distinct value, in order of first appearance."""
-    return column.combine_chunks().dictionary_encode().indices.to_numpy()
+    numbers: np.ndarray = column.combine_chunks().dictionary_encode().indices.to_numpy()
+    return numbers
 
 
 def metadata_pairs(items: pa.Table, sources: Sequence[str], seed: int) -> pa.Table:

@@ -18,7 +18,8 @@ def split_groups(groups: pa.ChunkedArray | list[str], num_folds: int, seed: int)
     column = groups if isinstance(groups, pa.ChunkedArray) else pa.chunked_array([groups], pa.string())
     encoded = column.combine_chunks().dictionary_encode()
     folds = [hash_words(seed, group)[0] % num_folds for group in encoded.dictionary.to_pylist()]
-    return np.array(folds, np.int64)[encoded.indices.to_numpy()]
+    fold_of_row: np.ndarray = np.array(folds, np.int64)[encoded.indices.to_numpy()]
+    return fold_of_row
 
 
 class GroupSampler:
@@ -58,7 +59,7 @@ class GroupSampler:
 
 def share_out(total: int, shares: np.ndarray) -> np.ndarray:
     """int64 (num_shares,) with sum `total`, by the largest remainders (Hamilton's method); the first where equal."""
-    counts = np.floor(shares * total).astype(np.int64)
+    counts: np.ndarray = np.floor(shares * total).astype(np.int64)
     by_remainder = np.argsort(counts - shares * total, kind="stable")
     counts[by_remainder[: total - counts.sum()]] += 1
     return counts
@@ -119,7 +120,8 @@ class SourceGroups:
         first, end = self.offsets[group : group + 2]
         keys = rng.exponential(size=end - first) / self.weights[first:end]
         chosen = np.argsort(keys) if count >= len(keys) else np.argpartition(keys, count)[:count]
-        return first + np.resize(chosen, count)
+        rows: np.ndarray = first + np.resize(chosen, count)
+        return rows
 
 
 @lru_cache(maxsize=2 * len(SOURCES))  # an epoch has many steps, and 200,000 groups take 3 ms

@@ -190,7 +190,7 @@ class TrainingState:
     @classmethod
     def begin(cls, encoder: TrainableEncoder, settings: TrainingConfig) -> "TrainingState":
         decay = 1 - 1 / max(1.0, AVERAGED_SHARE * settings.steps)
-        average = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        average = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
         return cls(encoder, make_optimizer(encoder, settings), average)
 
     @property
