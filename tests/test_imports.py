@@ -24,6 +24,8 @@ ONLY_IN = {
     "hnswlib": ("indexing/dense/hnsw.py",),
     "boto3": ("indexing/store/s3",),
     "botocore": ("indexing/store/s3",),
+    "pydantic": ("jobs/config/",),
+    "omegaconf": ("jobs/config/",),
 }
 """A package, and the beginnings of the paths that may import it; the peers and test tools may nowhere."""
 

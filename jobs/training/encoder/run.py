@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -62,6 +62,7 @@ def run_training(config: Config, progress: Progress) -> Trained:
     reasons = why_not_accepted(report, INCUMBENT, config.evaluation)
     if reasons:
         return Trained(artifact, report, reasons, None)
+    evaluation = replace(config.evaluation, interactions=None)
     entry = AcceptedEncoder(
         format_version=1,
         number=0,
@@ -70,7 +71,7 @@ def run_training(config: Config, progress: Progress) -> Trained:
         base_digest=base_digest,
         interactions_fingerprint=data_fingerprint,
         catalogue_fingerprint=source.fingerprint,
-        config_fingerprint=fingerprint(config.training, config.evaluation),
+        config_fingerprint=fingerprint(replace(config.training, interactions=None), evaluation),
         created_at="",
         writer_id="",
         metrics={"rankers": report["rankers"], "differences": report["differences"][INCUMBENT]},
@@ -91,8 +92,9 @@ def run_train(
     release = current_release(config)
     mines = config.training.negatives.per_query > 0 and release is not None and release.encoder is not None
     miner = release.writer_id if mines and release else None
+    settings = replace(config.training, interactions=None)  # what is there is in its fingerprint, wherever it lies
     name = fingerprint(
-        FORMAT, base_digest, data_fingerprint, source.fingerprint, config.training, config.catalogue.text, miner
+        FORMAT, base_digest, data_fingerprint, source.fingerprint, settings, config.catalogue.text, miner
     )
     artifact, data = Artifact(workspace, f"training/{name}"), Artifact(workspace, f"training/{name}/data")
     if not data.read_marker():
@@ -106,13 +108,13 @@ def run_train(
                 "training: %d of %d pairs are of items that the catalogue lacks", made.num_unknown, len(pairs)
             )
         write_data(data, made)
-    settings = EncoderSettings(
+    encoder = EncoderSettings(
         model=config.encoder.model,
         device="cuda" if config.training.use_gpu else config.encoder.device,
         dtype=config.encoder.dtype,
         max_tokens=min(config.training.max_tokens, config.encoder.max_tokens),
     )
-    return train(TrainJob(artifact, data, settings, config.s3, config.training), progress)
+    return train(TrainJob(artifact, data, encoder, config.s3, config.training), progress)
 
 
 def require_accepted(reasons: Sequence[str], artifact: Artifact) -> None:
