@@ -20,7 +20,7 @@ SIZE_test := 2.5 GB, two to four minutes the first time
 SIZE_bench := 2.9 GB, some five minutes the first time
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check faults bench bench-nights bench-scale bench-train clean
+.PHONY: help demo test check faults bench bench-nights bench-scale bench-train docs-config clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +34,8 @@ demo: .venv/.installed-train$(WITH_GPU) ## build and search a release of the sma
 	@echo
 	@echo 'Next, your own words:'
 	@echo '  $(BIN)/nightcrate search file://./build/demo/store "christmas episode" --collection tracks -k 5'
-	@echo 'and your own catalogue: copy configs/local.yaml, then'
-	@echo '  $(BIN)/nightcrate plan -c my.yaml'
+	@echo 'and your own catalogue: copy configs/local.yaml to configs/my.yaml, then'
+	@echo '  $(BIN)/nightcrate plan -c configs/my.yaml'
 
 test: .venv/.installed-test$(WITH_GPU) ## all tests but the long forms
 	$(PYTEST)
@@ -63,6 +63,9 @@ bench-scale: .venv/.installed-bench$(WITH_GPU) ## synthetic vectors, to a millio
 bench-train: .venv/.installed-bench$(WITH_GPU) ## training against its peer, and cross-validated; writes build/train.json (two hours)
 	@mkdir -p build
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_train.py --out build/train.json
+
+docs-config: .venv/.installed-test ## write configs/schema.json and the keys in docs/configuration.md from the classes
+	$(BIN)/python -m jobs.config.reference
 
 clean: ## delete build/ and the caches; .venv stays
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

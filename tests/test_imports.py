@@ -25,6 +25,8 @@ ONLY_IN = {
     "typer": ("jobs/cli/", "jobs/__main__.py"),
     "boto3": ("indexing/store/s3",),
     "botocore": ("indexing/store/s3",),
+    "pydantic": ("jobs/config/",),
+    "omegaconf": ("jobs/config/",),
 }
 """A package, and the beginnings of the paths that may import it; the peers and test tools may nowhere."""
 

@@ -1,10 +1,12 @@
 """How to run an encoder, and what one call did. No torch here, so that planning stays light."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from indexing.errors import ConfigError
 
-DTYPES = ("auto", "float32", "bfloat16")
+Dtype = Literal["auto", "float32", "bfloat16"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +17,7 @@ class EncoderSettings:
     """A folder, file://, s3://bucket/prefix, package://package/folder, or the name of a model on the hub."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
-    dtype: str = "auto"
+    dtype: Dtype = "auto"
     """auto (bfloat16 where the device is fast at it), float32 or bfloat16."""
     max_tokens: int = 128
     """Longest text in tokens, special tokens included; the model's own limit holds where it is lower."""

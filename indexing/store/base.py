@@ -23,12 +23,12 @@ READ_BUFFER_BYTES = 4 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class S3Settings:
-    """Where S3 is; credentials never stand here, they come from the usual AWS environment, files and roles."""
+    """Where S3 is; credentials are never part of it, they come from the usual AWS environment, files and roles."""
 
     endpoint: str | None = None
-    """http(s)://host[:port] of an S3 server that is not AWS; None takes AWS_ENDPOINT_URL_S3 or AWS itself."""
+    """http(s)://host[:port] of an S3 server that is not AWS; by default AWS_ENDPOINT_URL_S3, or AWS itself."""
     region: str | None = None
-    """None takes AWS_REGION, AWS_DEFAULT_REGION or the profile's."""
+    """By default AWS_REGION, AWS_DEFAULT_REGION or the profile's."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,11 +25,11 @@ from indexing.release.commit import read_release, release_numbers
 from indexing.release.lease import hold_lease
 from indexing.search.results import Hit
 from indexing.store import open_store
-from jobs.evaluation.report import EvaluationReport
 from jobs.__main__ import main
 from jobs.cli.app import COMMANDS, make_app
 from jobs.cli.output import Output
 from jobs.cli.search import print_hits
+from jobs.evaluation.report import EvaluationReport
 from jobs.report.terminal import printable
 
 ROOT = Path(__file__).parents[2]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -74,7 +74,9 @@ def run_training(config: Config, progress: Progress) -> Trained:
             base_digest=inputs.encoder.digest,
             interactions_fingerprint=data_fingerprint,
             catalogue_fingerprint=inputs.source.fingerprint,
-            config_fingerprint=fingerprint(config.training, config.evaluation),
+            config_fingerprint=fingerprint(
+                *(replace(part, interactions=None) for part in (config.training, config.evaluation))
+            ),
             created_at="",
             writer_id="",
             metrics={"rankers": report.rankers, "differences": to_plain(report.differences[INCUMBENT])},
@@ -91,8 +93,9 @@ def run_train(
     config, release, source = run.config, inputs.parent, inputs.source
     mines = config.training.negatives.per_query > 0 and release is not None and release.encoder is not None
     miner = release.writer_id if mines and release else None
+    training = replace(config.training, interactions=None)  # what the logs hold is in their fingerprint
     name = fingerprint(
-        FORMAT, encoder.digest, data_fingerprint, source.fingerprint, config.training, config.catalogue.text, miner
+        FORMAT, encoder.digest, data_fingerprint, source.fingerprint, training, config.catalogue.text, miner
     )
     data = Artifact(run.workspace, f"training/{name}/data", TrainingCounts)
     if not data.read():

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexing.errors import ConfigError, DataError
-from jobs.config.training import SOURCES
+from jobs.config.training import SOURCES, PairSource
 from jobs.training.encoder.pairs import codes, hash_words
 
 
@@ -29,7 +29,7 @@ class GroupSampler:
     resumes sees the same batches, whatever the number of workers.
     """
 
-    def __init__(self, pairs: pa.Table, shares: Mapping[str, float], seed: int) -> None:
+    def __init__(self, pairs: pa.Table, shares: Mapping[PairSource, float], seed: int) -> None:
         """`shares`: source → share, of which sources without pairs are left out. Raises ConfigError on wrong shares."""
         if not all(share >= 0 for share in shares.values()) or not sum(shares.values()) > 0:
             raise ConfigError(f"shares: expected numbers from 0 up with a sum above 0, got {dict(shares)}")
