@@ -7,7 +7,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check faults bench bench-nights bench-scale bench-train clean
+.PHONY: help demo test check faults bench bench-nights bench-scale bench-train docs clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench-scale: .venv/.installed-bench ## synthetic vectors, to a million rows; wri
 bench-train: .venv/.installed-bench ## training against its peer, and cross-validated; writes build/train.json (two hours)
 	@mkdir -p build
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_train.py --out build/train.json
+
+docs: .venv/.installed-docs ## the documentation as a site in build/site; open its index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## delete build/ and the caches; .venv stays
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

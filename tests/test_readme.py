@@ -16,20 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from support.documented import columns_of
 from support.tiny_encoder import write_tiny_encoder
 
+from indexing.catalogue.contract import CONTRACT
 from indexing.catalogue.text import parse_templates, render_texts
 from indexing.encoder import EncoderSettings, load_encoder, resolve_model
+from indexing.release.manifest import parse_release
+from indexing.store.blobs import blob_key
 from jobs.config.load import load_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HIT = re.compile(r"^ \d+ +(\d\.\d{3})  (\w+) +.*?(\w+:\d+)$", re.MULTILINE)
-SKIPPED = {
-    "make demo": "installs into .venv; what it runs, the fixture runs",
-    "make test": "runs this test",
-}
+SKIPPED = {"make demo": "installs into .venv; what it runs then, the fixture runs"}
 """Commands that are shown and not run here, and why."""
 
 
@@ -103,6 +104,32 @@ def test_every_snippet_of_the_readme_runs_as_pasted(checkout: Checkout) -> None:
             text = f". .venv/bin/activate\n{text}"
         done = checkout.run(language, text)
         assert done.returncode == 0, f"{text}\n{done.stdout}"
+
+
+@pytest.mark.parametrize(
+    ("section", "pattern", "follows_catalogue"),
+    [
+        ("Items", "workspace/items/*/items-00000.parquet", True),
+        ("Texts", "workspace/items/*/texts-00000.parquet", False),
+        ("Chunks", "workspace/vectors/*/*.parquet", False),
+    ],
+)
+def test_files_of_the_workspace_have_the_documented_columns(
+    checkout: Checkout, section: str, pattern: str, follows_catalogue: bool
+) -> None:
+    schema = pq.read_schema(next((checkout.folder / "build" / "demo").glob(pattern)))
+    found = [(field.name, re.sub(r"\w+: |\[32\]$", "", str(field.type))) for field in schema]
+    if follows_catalogue:
+        found = found[found.index(("source_part", "int64")) :]
+    assert found == [(name, kind.replace("[dim]", "")) for name, kind in columns_of(section)]
+
+
+def test_metadata_of_a_shard_is_the_catalogue_without_ids(checkout: Checkout) -> None:
+    store = checkout.folder / "build" / "demo" / "store"
+    release = parse_release((store / "releases" / f"{1:020}.json").read_bytes())
+    blob = release.collections[0].shards[0].metadata
+    names = pq.read_schema(store / blob_key(blob.sha256)).names
+    assert names == [*CONTRACT.names[1:], "composer", "duration_ms", "unit_price"]
 
 
 def test_what_is_shown_and_not_run_is_listed_with_its_reason() -> None:
