@@ -20,7 +20,7 @@ SIZE_test := 2.5 GB, two to four minutes the first time
 SIZE_bench := 2.9 GB, some five minutes the first time
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check faults bench bench-nights bench-scale bench-train docs-config clean
+.PHONY: help demo test check faults bench bench-nights bench-scale bench-train docs docs-config clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ bench-train: .venv/.installed-bench$(WITH_GPU) ## training against its peer, and
 
 docs-config: .venv/.installed-test ## write configs/schema.json and the keys in docs/configuration.md from the classes
 	$(BIN)/python -m jobs.config.reference
+
+docs: .venv/.installed-docs ## the documentation as a site in build/site; open its index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## delete build/ and the caches; .venv stays
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
