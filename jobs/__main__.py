@@ -197,7 +197,9 @@ def add_prune(subparsers: Subparsers) -> None:
     add_store(parser, with_release=False)
     parser.add_argument("-c", "--config", metavar="FILE", help="take retention.keep_last and min_age from this file")
     parser.add_argument("--keep-last", type=int, metavar="K", help="releases that are kept (default 7)")
-    parser.add_argument("--min-age", metavar="AGE", help="younger blobs and releases stay (default 24h; s, m, h or d)")
+    parser.add_argument(
+        "--min-age", metavar="AGE", help="younger blobs and releases stay (default 24h, at least 1h; s, m, h or d)"
+    )
     parser.add_argument("--apply", action="store_true", help="delete")
     parser.set_defaults(act=store_commands.prune)
 

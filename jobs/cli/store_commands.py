@@ -197,10 +197,12 @@ def rollback(arguments: argparse.Namespace) -> None:
     preflight(store)
     progress = Progress(Console())
     with (
-        hold_lease(store, owner_name("rollback"), wait=False),
+        hold_lease(store, owner_name("rollback"), wait=False) as lease,
         progress.stage("verify", target.size_bytes, "bytes") as bar,
     ):
-        release = roll_back(store, arguments.to, lambda blob: bar.advance(blob.size_bytes), signing_key=key)
+        release = roll_back(
+            store, arguments.to, lambda blob: bar.advance(blob.size_bytes), check=lease.check, signing_key=key
+        )
     print(f"release {release.number} is current and serves what release {arguments.to} did: {store.url}")
 
 
@@ -228,7 +230,7 @@ def prune(arguments: argparse.Namespace) -> None:
         print_prune(plan)
         print("nothing was deleted; --apply deletes")
         return
-    with hold_lease(store, owner_name("prune"), wait=False) as lease:
+    with hold_lease(store, owner_name("prune"), wait=False, deletes=True) as lease:
         plan = plan_prune(store, keep_last=keep_last, min_age_s=min_age_s)
         print_prune(plan)
         deleted = apply_prune(store, plan, lease.check)

@@ -6,7 +6,7 @@ import json
 import logging
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ import ray
 from cluster.fanout import fan_out
 from indexing.encoder import encoder_digest, encoder_files
 from indexing.encoder.layout import read_layout
-from indexing.errors import StoreUnavailable
-from indexing.release.commit import UploadCounts, commit_release, missing_blobs, upload_blobs
+from indexing.release.commit import UploadCounts, missing_blobs, publish_release, upload_blobs
 from indexing.release.lease import Lease
 from indexing.release.manifest import Collection, EncoderEntry, EncoderFile, Release
 from indexing.release.signing import load_private_key, sign_release
@@ -33,7 +32,6 @@ from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.records import BuiltShard, built_shards
 
 logger = logging.getLogger(__name__)
-NUM_RESENDS = 3
 TOOLS = ("nightcrate", "hnswlib", "numpy", "pyarrow", "ray", "torch", "transformers")
 
 
@@ -76,11 +74,7 @@ def publish(
             bar.advance(counts.uploaded_bytes + counts.reused_bytes)
 
     with progress.stage("publish", release.size_bytes, "bytes") as bar:
-        upload(bar)
-        resend_missing(store, release, lambda: upload(bar))
-        lease.check()
-        commit_release(store, release)
-        resend_missing(store, release, lambda: upload(bar))
+        publish_release(store, release, lambda: upload(bar), lease.check)
     return Published(release=release, is_new=True, uploads=sum_uploads(uploads))
 
 
@@ -94,21 +88,6 @@ def find_published(config: Config, prepared: Artifact, built: Artifact, parent: 
     release = make_release(config, prepared, built, figures, parent, parent.report)
     is_same = same_content(release, parent) and not missing_blobs(open_store(config.store, config.s3), parent)
     return Published(release=parent, is_new=False, uploads=NOTHING) if is_same else None
-
-
-def resend_missing(store: Store, release: Release, upload: Callable[[], None]) -> None:
-    """Sends again what was taken away or altered since; after the commit too, see indexing/release/retention.py."""
-    for _ in range(NUM_RESENDS):
-        missing = missing_blobs(store, release)
-        if not missing:
-            return
-        logger.warning("publish: %d blobs are gone since they were checked; sending them again", len(missing))
-        upload()
-    if missing := missing_blobs(store, release):
-        raise StoreUnavailable(
-            f"{store.url}: {len(missing)} blobs of release {release.number} vanish or change as often as they are "
-            "sent: something meddles with them; stop it, then run again"
-        )
 
 
 def upload_all(
