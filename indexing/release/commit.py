@@ -1,10 +1,12 @@
 """Publishing and reading releases: blobs first, each verified, then one release file that is created only if absent."""
 
+import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from indexing.errors import ConfigError, DamagedError, ObjectNotFound, PublishConflict, StoreUnavailable
+from indexing.release.lease import wait_for_prune
 from indexing.release.manifest import (
     MAX_RELEASE_BYTES,
     RELEASES_PREFIX,
@@ -18,7 +20,11 @@ from indexing.store import ObjectInfo, Store
 from indexing.store.blobs import Blob, Fetch, blob_key, hash_object
 
 UPLOAD_THREADS = 8
+NUM_RESENDS = 3
 YOUNG_S = 3600.0
+"""The age up to which a publish trusts a blob that merely lies in the store; no prune takes one that young."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +100,38 @@ def upload_blobs(
         reused=counts[False][0],
         reused_bytes=counts[False][1],
     )
+
+
+def publish_release(store: Store, release: Release, upload: Callable[[], None], check: Callable[[], None]) -> None:
+    """Sends the blobs by `upload`, commits the release, and sees to it that no prune has taken a blob meanwhile.
+
+    `upload` is called again when blobs are missing, and sends those that are. `check` raises when this process may not
+    go on (its lease is lost); a process that is stopped after that, and loses its lease then, is why the blobs are
+    looked for after the commit too, once every prune has ended that may not have known of the release.
+
+    Raises PublishConflict where another release came in between, and what `upload` and `check` raise.
+    """
+    upload()
+    resend_missing(store, release, upload)
+    check()
+    commit_release(store, release)
+    wait_for_prune(store)
+    resend_missing(store, release, upload)
+
+
+def resend_missing(store: Store, release: Release, upload: Callable[[], None]) -> None:
+    """Sends again what was deleted or altered since it was checked. Raises StoreUnavailable where that goes on."""
+    for _ in range(NUM_RESENDS):
+        missing = missing_blobs(store, release)
+        if not missing:
+            return
+        logger.warning("publish: %d blobs were deleted since they were checked; sending them again", len(missing))
+        upload()
+    if missing := missing_blobs(store, release):
+        raise StoreUnavailable(
+            f"{store.url}: {len(missing)} blobs of release {release.number} vanish or change as often as they are "
+            "sent: something meddles with them; stop it, then run again"
+        )
 
 
 def commit_release(store: Store, release: Release) -> None:

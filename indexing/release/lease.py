@@ -2,16 +2,21 @@
 
 `leases/N.json` is created only if absent, so of any number of contenders one gets N. The highest number is the lease;
 its owner writes it anew at every beat. It is free once it says so, or once the store's clock is `ttl_s` past the last
-beat.
+beat. Every holder writes a random token, so that of two with the same name none takes the other's lease for its own.
+Who finds its own lease expired, and nobody after it, takes the next number; a prune gives up.
+
+A prune says in its lease that it deletes. Whoever makes a release live without holding the lease, or after having lost
+it, waits for that prune to end and then looks whether every blob is there (`wait_for_prune`).
 """
 
 import json
 import logging
 import threading
-import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from indexing import clock
 from indexing.errors import DamagedError, ObjectNotFound, PublishConflict, StoreUnavailable
 from indexing.store import ObjectInfo, Store
 
@@ -25,17 +30,17 @@ POLL_S = 5.0
 class Lease:
     """A lease that this process holds. `check` before anything that only the holder may do."""
 
-    def __init__(self, store: Store, number: int, owner: str, ttl_s: float, last_beat: float) -> None:
-        """`last_beat`: monotonic seconds right before the lease was written."""
-        self.store, self.number, self.owner, self.ttl_s = store, number, owner, ttl_s
-        self._last_beat = last_beat
+    def __init__(self, store: Store, number: int, body: dict[str, object], ttl_s: float, last_beat: float) -> None:
+        """`last_beat`: `clock.elapsed_s` right before the lease was written."""
+        self.store, self.number, self.ttl_s = store, number, ttl_s
+        self._body, self._last_beat = body, last_beat
         self._lost_to: str | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, name="lease", daemon=True)
 
     def check(self) -> None:
         """Raises PublishConflict when another run has taken over, or may have since the last beat that got through."""
-        if self._lost_to is None and time.monotonic() - self._last_beat < self.ttl_s:
+        if self._lost_to is None and clock.elapsed_s() - self._last_beat < self.ttl_s:
             return
         taken = (
             f"{self._lost_to} has taken it over" if self._lost_to else f"no heartbeat got through for {self.ttl_s:g} s"
@@ -43,21 +48,25 @@ class Lease:
         raise PublishConflict(f"{self.store.url}: this run has lost its lease: {taken}; start again")
 
     def _keep_alive(self) -> None:
-        while not self._ended.wait(self.ttl_s / 4):
+        while not clock.wait(self._ended, self.ttl_s / 4):
             try:
                 self._beat()
             except StoreUnavailable as error:  # `check` tells when beats fail for too long
                 logger.warning("lease: a heartbeat failed: %s", error)
 
     def _beat(self) -> None:
-        started = time.monotonic()
+        started = clock.elapsed_s()
         newest = _newest(self.store)
         if newest is not None and _number(newest) > self.number:
             self._lost_to = _owner(self.store, newest)
             self._ended.set()
-            return
-        self.store.put(_key(self.number), _body(self.owner, is_free=False))
-        self._last_beat = started
+        elif started - self._last_beat < self.ttl_s:
+            self.store.put(_key(self.number), _encode(self._body))
+            self._last_beat = started
+        elif self._body["deletes"]:  # others have seen the lease expire, and count on it
+            self._ended.set()
+        elif self.store.create(_key(self.number + 1), _encode(self._body)):  # it was free for anyone to take
+            self.number, self._last_beat = self.number + 1, started
 
     def _end(self) -> None:
         self._ended.set()
@@ -65,20 +74,23 @@ class Lease:
         if self._lost_to is not None:
             return
         try:
-            self.store.put(_key(self.number), _body(self.owner, is_free=True))
+            self.store.put(_key(self.number), _encode({**self._body, "is_free": True}))
         except StoreUnavailable as error:  # what the run has done stands; the lease ends by its age
             logger.warning("lease: could not give it back, the next run waits up to %g s: %s", self.ttl_s, error)
 
 
 @contextmanager
 def hold_lease(
-    store: Store, owner: str, *, wait: bool, ttl_s: float = TTL_S, poll_s: float = POLL_S
+    store: Store, owner: str, *, wait: bool, deletes: bool = False, ttl_s: float = TTL_S, poll_s: float = POLL_S
 ) -> Iterator[Lease]:
-    """Holds the lease of `store` while the block runs. `owner` names this run, such as its writer id and machine.
+    """Holds the lease of `store` while the block runs.
 
-    Raises PublishConflict when another run holds it, unless `wait`: then waits until that run ends or falls silent.
+    `owner` names this run to people; two runs may have the same. `deletes` is for a prune: `wait_for_prune` waits for
+    it. Raises PublishConflict when another run holds the lease, unless `wait`: then waits until that run ends or falls
+    silent.
     """
-    lease = _acquire(store, owner, wait, ttl_s, poll_s)
+    body: dict[str, object] = {"owner": owner, "token": uuid.uuid4().hex, "is_free": False, "deletes": deletes}
+    lease = _acquire(store, body, wait, ttl_s, poll_s)
     lease._thread.start()
     try:
         yield lease
@@ -86,15 +98,33 @@ def hold_lease(
         lease._end()
 
 
-def _acquire(store: Store, owner: str, wait: bool, ttl_s: float, poll_s: float) -> Lease:
+def wait_for_prune(store: Store, *, ttl_s: float = TTL_S, poll_s: float = POLL_S) -> None:
+    """Returns once every prune has ended that may not know of what was written to the store before this call.
+
+    One that takes the lease later reads releases and pins later, so it finds what was written. One whose lease has
+    expired is not waited for: it stops at its next look at the clock.
+    """
+    newest = _newest(store)
+    waits_for = newest.key if newest else None
+    while newest is not None and newest.key == waits_for and _is_deleting(store, newest, ttl_s):
+        logger.info("waiting for %s, which may delete blobs of %s", _owner(store, newest), store.url)
+        clock.sleep(poll_s)
+        newest = _newest(store)
+
+
+def _is_deleting(store: Store, info: ObjectInfo, ttl_s: float) -> bool:
+    return _read(store, info).get("deletes") is True and not _is_free(store, info, ttl_s)
+
+
+def _acquire(store: Store, body: dict[str, object], wait: bool, ttl_s: float, poll_s: float) -> Lease:
     is_told = False
     while True:
         newest = _newest(store)
         if newest is None or _is_free(store, newest, ttl_s):
-            number, started = _number(newest) + 1 if newest else 1, time.monotonic()
-            if store.create(_key(number), _body(owner, is_free=False)) and _newest_number(store) == number:
+            number, started = _number(newest) + 1 if newest else 1, clock.elapsed_s()
+            if store.create(_key(number), _encode(body)) and _newest_number(store) == number:
                 _forget_older(store, number)
-                return Lease(store, number, owner, ttl_s, started)
+                return Lease(store, number, body, ttl_s, started)
             continue
         holder = _owner(store, newest)
         if not wait:
@@ -105,7 +135,7 @@ def _acquire(store: Store, owner: str, wait: bool, ttl_s: float, poll_s: float) 
         if not is_told:
             logger.info("waiting for %s, which works on %s", holder, store.url)
             is_told = True
-        time.sleep(poll_s)
+        clock.sleep(poll_s)
 
 
 def _is_free(store: Store, newest: ObjectInfo, ttl_s: float) -> bool:
@@ -154,5 +184,5 @@ def _key(number: int) -> str:
     return f"{PREFIX}{number:020d}.json"
 
 
-def _body(owner: str, *, is_free: bool) -> bytes:
-    return json.dumps({"owner": owner, "is_free": is_free}, sort_keys=True).encode()
+def _encode(body: dict[str, object]) -> bytes:
+    return json.dumps(body, sort_keys=True).encode()

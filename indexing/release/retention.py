@@ -3,31 +3,37 @@
 A blob stays while a protected release lists it: the last few, the pinned ones, the young ones. It also stays while it
 is young itself, since a publish that isn't committed yet may need it. All ages are by the store's own clock.
 
-Against a publish that reuses an old blob: both hold the store's lease, so they don't run at once. Should a prune have
-stalled and lost its lease unnoticed, three things are left: a publish trusts only blobs of the release it follows,
-which is protected, and sends any other anew, which makes it young, and so does a rollback; a prune looks at a blob's
-age again right before it deletes; and a publish looks for all its blobs again right after its commit, and sends what is
-missing.
+Against a publish that reuses an old blob: both hold the store's lease, so they don't run at once. Should one of them be
+stopped, lose its lease and go on unnoticed, these are left:
+- A publish trusts only blobs of the release it follows, which is protected, and blobs younger than `MIN_AGE_S`, which
+  no prune takes. It sends any other again, which makes it young, and so does a rollback.
+- A prune looks again while it deletes: at a blob's age, at its lease, and at releases and pins every few blobs.
+- After its commit a publish or rollback waits for a prune that began before it, and looks for all its blobs again. So
+  does a pin.
+What remains is a DELETE that reaches the store only after the prune's lease has expired.
 """
 
-import logging
-import time
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from indexing import clock
 from indexing.errors import ConfigError, DamagedError, StoreUnavailable
-from indexing.release.commit import read_release, release_numbers
+from indexing.release.commit import YOUNG_S, missing_blobs, read_release, release_numbers
+from indexing.release.lease import wait_for_prune
 from indexing.release.manifest import Release, release_key
 from indexing.store import ObjectInfo, PendingUpload, Store
-from indexing.store.blobs import blob_key
+from indexing.store.blobs import BLOBS_PREFIX, blob_key, is_blob_key
 
-logger = logging.getLogger(__name__)
-
-BLOBS_PREFIX = "blobs/"
 PINS_PREFIX = "pins/"
+OWN_PREFIXES = ("encoders/", "leases/", PINS_PREFIX, "preflight/", "releases/")
+"""Of what nightcrate writes to a store, blobs aside."""
 CLOCK_TOLERANCE_S = 300.0
-LONGEST_WRITE_S = 3600.0
-"""Of a small object that is written without holding the lease."""
+MIN_AGE_S = YOUNG_S
+"""The least age of what a prune deletes."""
+LOOK_AGAIN_EVERY = 10
+"""Deletions between two looks at the releases and pins."""
+_PIN_KEY = re.compile(r"pins/(\d{20})\.json", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,9 @@ class PrunePlan:
     """Blobs that no protected release lists and that are old enough."""
     orphans: Sequence[PendingUpload]
     """Uploads that have begun long ago and never finished."""
+    newest: int
+    """The number of the newest release that was looked at; 0 where there was none."""
+    min_age_s: float
     num_kept: int
     num_young: int
     """Unlisted blobs that stay because they are young."""
@@ -52,15 +61,16 @@ class PrunePlan:
 def plan_prune(store: Store, *, keep_last: int, min_age_s: float) -> PrunePlan:
     """Reads everything that a prune depends on; writes nothing.
 
-    Raises DamagedError when a release file is missing or cannot be read, StoreUnavailable when a listing fails or the
-    store's clock contradicts its objects: then nothing may be deleted.
+    Raises ConfigError for a `keep_last` below 1 or a `min_age_s` below `MIN_AGE_S`, DamagedError when a release file is
+    missing or cannot be read, StoreUnavailable when a listing fails or the store's clock contradicts its objects: then
+    nothing may be deleted.
     """
-    if keep_last < 1 or min_age_s < 0:
-        raise ConfigError(
-            f"retention: expected keep_last from 1 and min_age from 0, got {keep_last} and {min_age_s:g} s"
-        )
+    if keep_last < 1:
+        raise ConfigError(f"retention.keep_last: expected at least 1, got {keep_last}")
+    check_min_age(min_age_s)
     now = store.now()
-    blobs = list(store.list(BLOBS_PREFIX))  # before the releases, so that none of these is listed by one still to come
+    # Before the releases, so that none of these is listed by one still to come.
+    blobs = [info for info in store.list(BLOBS_PREFIX) if is_blob_key(info.key)]
     releases = read_all_releases(store)
     times = {number: release_time(store, number) for number in releases}
     check_clock(store, now, [*(info.modified for info in blobs), *times.values()])
@@ -69,23 +79,30 @@ def plan_prune(store: Store, *, keep_last: int, min_age_s: float) -> PrunePlan:
     live = {blob_key(sha256) for number in protected for sha256 in releases[number].blobs()}
     unlisted = [info for info in blobs if info.key not in live]
     doomed = [info for info in unlisted if now - info.modified > min_age_s]
-    orphans = [upload for upload in store.list_uploads() if now - upload.started > orphan_age_s(upload, min_age_s)]
+    orphans = [upload for upload in store.list_uploads() if is_ours(upload) and now - upload.started > min_age_s]
     return PrunePlan(
         protected=protected,
         doomed=doomed,
         orphans=orphans,
+        newest=max(releases, default=0),
+        min_age_s=min_age_s,
         num_kept=len(blobs) - len(unlisted),
         num_young=len(unlisted) - len(doomed),
     )
 
 
-def orphan_age_s(upload: PendingUpload, min_age_s: float) -> float:
-    """The age from which nobody is still at work on an upload, in seconds.
+def check_min_age(min_age_s: float) -> None:
+    """Raises ConfigError for an age at which a publish may still trust a blob that no release lists yet."""
+    if min_age_s < MIN_AGE_S:
+        raise ConfigError(
+            f"retention.min_age: expected at least {MIN_AGE_S:g} s, since a publish trusts blobs as young as that, got "
+            f"{min_age_s:g} s"
+        )
 
-    Who sends blobs holds the lease, and so isn't at work during a prune. Leases, pins and probes are written without
-    it: theirs stay for `LONGEST_WRITE_S` at least, however small `min_age_s` is.
-    """
-    return min_age_s if upload.key.startswith(BLOBS_PREFIX) else max(min_age_s, LONGEST_WRITE_S)
+
+def is_ours(upload: PendingUpload) -> bool:
+    """Whether nightcrate has begun this upload; other programs may write to the same bucket."""
+    return is_blob_key(upload.key) or upload.key.startswith(OWN_PREFIXES)
 
 
 def protect(ages: Mapping[int, float], pinned: Iterable[int], *, keep_last: int, min_age_s: float) -> dict[int, str]:
@@ -120,10 +137,11 @@ def release_time(store: Store, number: int) -> float:
 
 def check_clock(store: Store, now: float, times: Iterable[float]) -> None:
     """Raises StoreUnavailable when the store's clock contradicts its objects or this machine's clock."""
-    if abs(now - time.time()) > CLOCK_TOLERANCE_S:
+    difference_s = abs(now - clock.wall_s())
+    if difference_s > CLOCK_TOLERANCE_S:
         raise StoreUnavailable(
-            f"{store.url}: expected its clock and this machine's to agree, got {abs(now - time.time()):.0f} s between "
-            "them: one is wrong, set it; nothing is deleted"
+            f"{store.url}: expected its clock and this machine's to agree, got {difference_s:.0f} s between them: one "
+            "is wrong, set it; nothing is deleted"
         )
     newest = max(times, default=now)
     if newest > now + CLOCK_TOLERANCE_S:
@@ -134,16 +152,21 @@ def check_clock(store: Store, now: float, times: Iterable[float]) -> None:
 
 
 def apply_prune(store: Store, plan: PrunePlan, check: Callable[[], None]) -> int:
-    """Deletes what the plan names and is still as it was planned; returns how many blobs went.
+    """Deletes what the plan names and is still as it was planned; returns how many blobs were deleted.
 
-    `check` is called before each deletion and raises when this process may not go on (its lease is lost).
+    The caller holds the lease, taken with `deletes=True` before the plan was made. `check` is called right before each
+    deletion and raises when this process may not go on (its lease is lost). Releases and pins that came since the plan
+    are looked for every few deletions, and their blobs stay.
     """
-    deleted = 0
-    for info in plan.doomed:
-        check()
+    check_min_age(plan.min_age_s)
+    deleted, live = 0, set[str]()
+    for position, info in enumerate(plan.doomed):
+        if position % LOOK_AGAIN_EVERY == 0:
+            live = newly_protected(store, plan)
         found = store.head(info.key)
-        if found is None or found.modified > info.modified:
-            continue  # sent anew since the plan: a publish wants it
+        if info.key in live or found is None or found.modified > info.modified:
+            continue  # needed by a release since the plan, or sent again: a publish wants it
+        check()
         store.delete(info.key)
         deleted += 1
     for upload in plan.orphans:
@@ -152,10 +175,39 @@ def apply_prune(store: Store, plan: PrunePlan, check: Callable[[], None]) -> int
     return deleted
 
 
+def newly_protected(store: Store, plan: PrunePlan) -> set[str]:
+    """The keys of blobs that releases and pins protect that came since the plan was made."""
+    pinned = pinned_numbers(store)
+    numbers = [number for number in release_numbers(store) if number > plan.newest or number in pinned]
+    new = [number for number in numbers if number not in plan.protected]
+    return {blob_key(sha256) for number in new for sha256 in read_release(store, number).blobs()}
+
+
 def pin(store: Store, number: int) -> None:
-    """Protects a release from `prune`. Raises ConfigError where there is no such release."""
-    read_release(store, number)
-    store.put(_pin_key(number), b"{}")
+    """Protects a release from `prune`; waits for a prune that began before and may not know of the pin.
+
+    Raises ConfigError where there is no such release, DamagedError where blobs of it are missing, before the pin or
+    after: then it is not pinned.
+    """
+    release, key = read_release(store, number), _pin_key(number)
+    _require_blobs(store, release)
+    was_pinned = store.head(key) is not None
+    store.put(key, b"{}")
+    wait_for_prune(store)
+    try:
+        _require_blobs(store, release)
+    except DamagedError:
+        if not was_pinned:
+            store.delete(key)
+        raise
+
+
+def _require_blobs(store: Store, release: Release) -> None:
+    if missing := missing_blobs(store, release):
+        raise DamagedError(
+            f"{store.url}: expected all blobs of release {release.number}, {len(missing)} are missing or altered, such "
+            f"as {missing[0]}: a prune may have deleted them; the release cannot be pinned"
+        )
 
 
 def unpin(store: Store, number: int) -> None:
@@ -172,8 +224,8 @@ def pinned_among(store: Store, numbers: Iterable[int]) -> list[int]:
 
 def pinned_numbers(store: Store) -> list[int]:
     """The pinned releases, ascending."""
-    names = [info.key.removeprefix(PINS_PREFIX).removesuffix(".json") for info in store.list(PINS_PREFIX)]
-    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+    matches = (_PIN_KEY.fullmatch(info.key) for info in store.list(PINS_PREFIX))
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def _pin_key(number: int) -> str:

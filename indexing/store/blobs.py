@@ -1,12 +1,16 @@
 """Blobs: immutable objects of a store, named by the SHA-256 of their content."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from indexing.store import Store
+
+BLOBS_PREFIX = "blobs/sha256/"
+_BLOB_KEY = re.compile(r"blobs/sha256/([0-9a-f]{2})/\1[0-9a-f]{62}")
 
 
 def hash_file(path: Path) -> str:
@@ -30,7 +34,12 @@ Fetch = Callable[[Blob], Path]
 
 def blob_key(sha256: str) -> str:
     """The key of a blob: from the digest alone, so no release file can point anywhere else."""
-    return f"blobs/sha256/{sha256[:2]}/{sha256}"
+    return f"{BLOBS_PREFIX}{sha256[:2]}/{sha256}"
+
+
+def is_blob_key(key: str) -> bool:
+    """Whether `blob_key` gives this key for some digest."""
+    return _BLOB_KEY.fullmatch(key) is not None
 
 
 READ_BYTES = 8 * 1024 * 1024

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import time
 import uuid
@@ -19,12 +20,18 @@ from indexing.store.base import ObjectInfo, PendingUpload, Store, check_key, che
 
 COPY_BYTES = 1 << 20
 TEMP_FOLDER = ".tmp"
+_TEMP_NAME = re.compile(r".+\.[0-9a-f]{32}")
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 """What opening raises where there is no such object, a folder of objects, or an object in the way to it."""
 
 
 class LocalStore(Store):
-    """Objects as files under `root`, which is made by the first write. Needs a file system with hard links."""
+    """Objects as files under `root`, which is made by the first write. Needs a file system with hard links.
+
+    `root` may be a symbolic link. Below it, a link to a folder is no part of the store: writing and deleting through
+    one, and listing a folder that has one, raise DataError. A link to a file reads as that file; deleting it deletes
+    the link.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
@@ -101,13 +108,14 @@ class LocalStore(Store):
 
     def delete(self, key: str) -> None:
         with suppress(ObjectNotFound), self._errors(key, ABSENT):
+            self._refuse_links(key.rpartition("/")[0])
             self._path(key).unlink()
 
     def now(self) -> float:
         if not self._root.exists():
             return time.time()
         with self._errors(TEMP_FOLDER):
-            temp = self._temp_path("now")
+            temp = self._temp_path("preflight/now")
             temp.touch(exist_ok=False)
             try:
                 return temp.stat().st_mtime
@@ -121,14 +129,15 @@ class LocalStore(Store):
         with self._errors(TEMP_FOLDER):
             for entry in self._scan(TEMP_FOLDER):
                 key = unquote(entry.name.rpartition(".")[0])
-                if key.startswith(prefix):
+                if key.startswith(prefix) and _TEMP_NAME.fullmatch(entry.name):
                     with suppress(FileNotFoundError):  # a write that has just ended
-                        started = entry.stat().st_mtime
+                        started = entry.stat(follow_symlinks=False).st_mtime
                         uploads.append(PendingUpload(key=key, upload_id=entry.name, started=started))
         return tuple(sorted(uploads, key=lambda upload: upload.started))
 
     def abort_upload(self, upload: PendingUpload) -> None:
         with self._errors(upload.key):
+            self._refuse_links(TEMP_FOLDER)
             (self._root / TEMP_FOLDER / Path(upload.upload_id).name).unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
@@ -136,6 +145,7 @@ class LocalStore(Store):
 
     def _temp_path(self, key: str) -> Path:
         """A new name in the folder of temporary files that tells the key (its first 150 characters)."""
+        self._refuse_links(TEMP_FOLDER)
         folder = self._root / TEMP_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{quote(key, safe='')[:150]}.{uuid.uuid4().hex}"
@@ -171,12 +181,24 @@ class LocalStore(Store):
     def _make_folder(self, key: str) -> None:
         """Make the folder for `key`. What S3 can and a folder cannot: hold both `a` and `a/b`."""
         path = self._path(key)
+        self._refuse_links(key.rpartition("/")[0])
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise DataError(f"expected no file where {self.describe(key)} needs a folder, got one") from error
         if path.is_dir():
             raise DataError(f"expected no folder at {self.describe(key)}, got one with other keys in it")
+
+    def _refuse_links(self, folder: str) -> None:
+        """Raises DataError when `folder`, or one on the way to it from the root, is a symbolic link."""
+        path = self._root
+        for name in filter(None, folder.split("/")):
+            path = path / name
+            if path.is_symlink():
+                raise DataError(
+                    f"expected a folder at file://{path}, got a symbolic link: what it leads to is not listed, written "
+                    "or deleted; put the folder itself there, or remove the link"
+                )
 
     def _walk(self, folder: str) -> Iterator[ObjectInfo]:
         for entry in self._scan(folder):
@@ -190,6 +212,7 @@ class LocalStore(Store):
 
     def _scan(self, folder: str) -> tuple[os.DirEntry[str], ...]:
         """Entries of a folder, none if it does not exist; anything else that fails raises: no partial listing."""
+        self._refuse_links(folder)
         try:
             with os.scandir(self._root / folder) as entries:
                 return tuple(entries)

@@ -24,7 +24,9 @@ KeepLast = Annotated[
 ]
 MinAge = Annotated[
     str | None,
-    typer.Option("--min-age", metavar="AGE", help="Younger blobs and releases stay; 24h by default (s, m, h or d)."),
+    typer.Option(
+        "--min-age", metavar="AGE", help="Younger blobs and releases stay; 24h by default, at least 1h (s, m, h or d)."
+    ),
 ]
 Apply = Annotated[bool, typer.Option("--apply", help="Delete.")]
 
@@ -45,7 +47,7 @@ def prune(
     if min_age is not None:
         retention = RetentionConfig(keep_last=retention.keep_last, min_age=min_age)
     opened = open_store(store)
-    with hold_lease(opened, owner_name("prune"), wait=False) if apply else nullcontext() as lease:
+    with hold_lease(opened, owner_name("prune"), wait=False, deletes=True) if apply else nullcontext() as lease:
         plan = plan_prune(
             opened,
             keep_last=retention.keep_last if keep_last is None else keep_last,

@@ -98,10 +98,10 @@ def rollback(
     preflight(opened)
     progress = output_of(context).progress()
     with (
-        hold_lease(opened, owner_name("rollback"), wait=False),
+        hold_lease(opened, owner_name("rollback"), wait=False) as lease,
         progress.stage("verify", target.size_bytes, "bytes") as bar,
     ):
-        release = roll_back(opened, to, lambda blob: bar.advance(blob.size_bytes), signing_key=key)
+        release = roll_back(opened, to, lambda blob: bar.advance(blob.size_bytes), check=lease.check, signing_key=key)
     if as_json:
         return print_json({"release": release.number, "rolled_back_to": to, "store": opened.url})
     print(f"release {release.number} is current and serves what release {to} did: {opened.url}")

@@ -5,7 +5,7 @@ import importlib.metadata
 import logging
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,8 @@ import ray
 
 from cluster.fanout import fan_out
 from indexing.encoder.layout import read_layout
-from indexing.errors import StoreUnavailable
 from indexing.release.codec import to_plain
-from indexing.release.commit import UploadCounts, commit_release, missing_blobs, upload_blobs
+from indexing.release.commit import UploadCounts, missing_blobs, publish_release, upload_blobs
 from indexing.release.lease import Lease
 from indexing.release.manifest import Collection, EncoderEntry, Release
 from indexing.release.signing import load_private_key, sign_release
@@ -32,7 +31,6 @@ from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.records import Built, BuiltShard, Prepared, Validated
 
 logger = logging.getLogger(__name__)
-NUM_RESENDS = 3
 TOOLS = ("nightcrate", "hnswlib", "numpy", "pyarrow", "ray", "torch", "transformers")
 
 
@@ -71,11 +69,7 @@ def publish(
             bar.advance(counts.uploaded_bytes + counts.reused_bytes)
 
     with run.stage("publish", release.size_bytes, "bytes") as bar:
-        upload(bar)
-        resend_missing(store, release, lambda: upload(bar))
-        lease.check()
-        commit_release(store, release)
-        resend_missing(store, release, lambda: upload(bar))
+        publish_release(store, release, lambda: upload(bar), lease.check)
     return Published(release=release, is_new=True, uploads=sum_uploads(uploads))
 
 
@@ -96,21 +90,6 @@ def is_published(run: Run, release: Release, parent: Release | None) -> bool:
     if parent is None or run.config.publish.always:
         return False
     return same_content(release, parent) and not missing_blobs(run.store, parent)
-
-
-def resend_missing(store: Store, release: Release, upload: Callable[[], None]) -> None:
-    """Sends again what was taken away or altered since; after the commit too, see indexing/release/retention.py."""
-    for _ in range(NUM_RESENDS):
-        missing = missing_blobs(store, release)
-        if not missing:
-            return
-        logger.warning("publish: %d blobs are gone since they were checked; sending them again", len(missing))
-        upload()
-    if missing := missing_blobs(store, release):
-        raise StoreUnavailable(
-            f"{store.url}: {len(missing)} blobs of release {release.number} vanish or change as often as they are "
-            "sent: something meddles with them; stop it, then run again"
-        )
 
 
 def upload_all(

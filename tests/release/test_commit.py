@@ -14,12 +14,11 @@ from support.report import Trials
 from support.tiny_release import ReleaseMaker, make_release, send_files, unit_vectors
 
 from indexing.errors import ConfigError, DamagedError, PublishConflict, StoreUnavailable
-from indexing.release.commit import commit_release, missing_blobs, read_release, release_numbers
+from indexing.release.commit import commit_release, missing_blobs, read_release, release_numbers, resend_missing
 from indexing.release.manifest import Collection, Release, Shard, release_key, release_to_bytes
 from indexing.store import Store, open_store
 from indexing.store.blobs import Blob, blob_key
 from indexing.store.local import LocalStore
-from jobs.stages.publish import resend_missing
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from support.report import Trials
 
 from indexing.errors import PublishConflict, StoreUnavailable
 from indexing.release.lease import Lease, hold_lease
-from indexing.store import Store, open_store
+from indexing.store import ObjectInfo, Store, open_store
 from indexing.store.local import LocalStore
 
 TTL_S = 2.0
@@ -134,6 +134,11 @@ class CutOff(LocalStore):
             raise StoreUnavailable("cut off")
         super().put(key, data)
 
+    def create(self, key: str, data: bytes) -> bool:
+        if self.is_cut:
+            raise StoreUnavailable("cut off")
+        return super().create(key, data)
+
 
 def test_a_holder_without_heartbeats_stops_trusting_its_lease(tmp_path: Path) -> None:
     store = CutOff(tmp_path / "store")
@@ -225,3 +230,59 @@ def test_other_names_beside_the_leases_are_ignored(lease_store: Store) -> None:
         lease_store.put(f"leases/{name}", b"{}")
     with hold_lease(lease_store, "one", wait=False) as lease:
         assert lease.number == 1
+
+
+def test_two_runs_of_one_name_never_hold_it_both(lease_store: Store) -> None:
+    """Containers that cron starts: one host name, process 1, the same second."""
+    owner = "process 1 on nightly, started 2026-01-31 02:00:00 UTC"
+    real_list, is_second_done = lease_store.list, list[bool]()
+
+    def list_late(prefix: str = "") -> Iterator[ObjectInfo]:
+        """The second run takes the lease right after the first has seen that it is free."""
+        found = list(real_list(prefix))
+        if not is_second_done:
+            is_second_done.append(True)
+            second = taken.enter_context(hold_lease(open_store(lease_store.url), owner, wait=False, ttl_s=30))
+            second.check()
+        return iter(found)
+
+    lease_store.list = list_late  # type: ignore[method-assign, assignment]
+    with (
+        ExitStack() as taken,
+        pytest.raises(PublishConflict, match=r"process 1 on nightly, .* is running"),
+        hold_lease(lease_store, owner, wait=False, ttl_s=30),
+    ):
+        pass
+
+
+def test_a_lease_expires_while_the_machine_sleeps(lease_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hold_lease(lease_store, "one", wait=False, ttl_s=30) as lease:
+        silence(lease)
+        lease.check()
+        read_clock, ticking = time.clock_gettime, time.monotonic()
+        monkeypatch.setattr(time, "clock_gettime", lambda clock: read_clock(clock) + 40)
+        assert time.monotonic() - ticking < 1  # the clock that has slept too
+        with pytest.raises(PublishConflict, match="no heartbeat got through for 30 s"):
+            lease.check()
+
+
+def test_a_prune_whose_lease_has_expired_never_takes_it_back_and_a_night_does(
+    lease_store: Store, taken: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others have seen that no prune is running, and count on it."""
+    slept = 0.0
+    monkeypatch.setattr("indexing.clock.elapsed_s", lambda: time.monotonic() + slept)
+    for deletes in (True, False):
+        lease = taken.enter_context(hold_lease(lease_store, "stalled", wait=False, deletes=deletes, ttl_s=30))
+        silence(lease)
+        number, slept = lease.number, slept + 40
+        lease._beat()
+        if deletes:
+            with pytest.raises(PublishConflict, match="no heartbeat got through"):
+                lease.check()
+            lease._end()
+        else:
+            lease.check()
+            assert lease.number == number + 1
+            with pytest.raises(PublishConflict), hold_lease(lease_store, "another", wait=False, ttl_s=30):
+                pass

@@ -16,7 +16,7 @@ from indexing.errors import ConfigError, DamagedError, StoreUnavailable
 from indexing.release.commit import read_release
 from indexing.release.lease import hold_lease
 from indexing.release.manifest import release_key
-from indexing.release.retention import pin, pinned_numbers, plan_prune, unpin
+from indexing.release.retention import MIN_AGE_S, pin, pinned_numbers, plan_prune, unpin
 from indexing.release.verify import verify_release
 from indexing.store import ObjectInfo, S3Settings, Store, open_store
 from indexing.store.blobs import blob_key
@@ -42,7 +42,7 @@ def test_only_what_no_kept_release_lists_is_deleted(history: History) -> None:
 
 @pytest.mark.case(16)
 def test_the_last_releases_stay_whatever_their_age(history: History) -> None:
-    prune(history.store, keep_last=1, min_age_s=0)
+    prune(history.store, keep_last=1, min_age_s=MIN_AGE_S)
     verify_release(history.store, read_release(history.store))
 
 
@@ -106,12 +106,12 @@ def test_while_one_holds_the_lease_a_prune_or_rollback_exits_5(
 
 @pytest.fixture
 def refuses(history: History) -> Iterator[Callable[..., None]]:
-    """Expects prune to raise that, whatever the ages, and to have deleted nothing."""
+    """Expects prune to raise that, though blobs are old enough, and to have deleted nothing."""
 
     def expect(error: type[Exception], words: str, store: Store = history.store) -> None:
         before = keys_of(history.store)
         with pytest.raises(error, match=words):
-            prune(store, min_age_s=0)
+            prune(store, min_age_s=MIN_AGE_S)
         assert keys_of(history.store) == before
 
     yield expect
@@ -188,6 +188,7 @@ def test_a_listing_that_fails_on_s3_deletes_nothing(
 ) -> None:
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.001)
     monkeypatch.setattr("indexing.store.s3._pause", lambda attempt: None)
+    monkeypatch.setattr("indexing.release.retention.MIN_AGE_S", 0.0)  # nobody can make S3's objects old
     store, maker = open_store(s3_store_url), ReleaseMaker(tmp_path)
     for seed in (1, 2):
         maker.publish(store, maker.collection("tracks", ["a", "b", "c"], unit_vectors(3, seed=seed)))
@@ -215,7 +216,7 @@ def test_a_listing_that_fails_on_s3_deletes_nothing(
 
 @pytest.mark.case(9)
 def test_multipart_uploads_that_nobody_finished_are_aborted_once_old(
-    s3_server: SeaweedFS, s3_store_url: str, tmp_path: Path
+    s3_server: SeaweedFS, s3_store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, maker = open_store(s3_store_url), ReleaseMaker(tmp_path)
     maker.publish(store, maker.collection("tracks", ["a", "b", "c"], unit_vectors(3)))
@@ -229,6 +230,7 @@ def test_multipart_uploads_that_nobody_finished_are_aborted_once_old(
     assert len(prune(store, min_age_s=3600).orphans) == 0
     assert len(store.list_uploads()) == 1
     time.sleep(2.1)  # S3 stamps whole seconds
+    monkeypatch.setattr("indexing.release.retention.MIN_AGE_S", 1.0)  # nobody can make S3's uploads old
     plan = prune(store, min_age_s=1)
     assert [upload.key for upload in plan.orphans] == [blob_key("ab" * 32)]
     assert store.list_uploads() == ()
@@ -246,10 +248,10 @@ def test_temporary_files_that_nobody_finished_go_once_old(history: History) -> N
 
 
 @pytest.mark.case(9)
-def test_a_prune_of_age_0_leaves_the_writes_of_those_who_wait_for_its_lease(history: History) -> None:
+def test_a_prune_of_the_least_age_leaves_the_writes_of_those_who_wait_for_its_lease(history: History) -> None:
     waiting = history.store._temp_path("leases/publish.json")
     waiting.write_bytes(b"{}")
-    assert prune(history.store, min_age_s=0).orphans == []
+    assert prune(history.store, min_age_s=MIN_AGE_S).orphans == []
     os.utime(waiting, (time.time() - DAY_S, time.time() - DAY_S))
-    assert len(prune(history.store, min_age_s=0).orphans) == 1
+    assert len(prune(history.store, min_age_s=MIN_AGE_S).orphans) == 1
     assert not waiting.exists()

@@ -14,14 +14,13 @@ from support.tiny_release import make_release, send_files, unit_vectors
 
 from indexing import open_release
 from indexing.errors import DamagedError, PublishConflict, StoreUnavailable
-from indexing.release.commit import commit_release, read_release
+from indexing.release.commit import commit_release, publish_release, read_release, resend_missing
 from indexing.release.lease import hold_lease
 from indexing.release.manifest import Release
 from indexing.release.retention import apply_prune, plan_prune
 from indexing.release.rollback import roll_back
 from indexing.release.verify import verify_release
 from indexing.store.blobs import blob_key
-from jobs.stages.publish import resend_missing
 
 
 @pytest.fixture
@@ -76,20 +75,21 @@ def test_a_prune_that_deletes_in_spite_of_its_last_look_is_made_good_after_the_c
 
 
 def publish_reused(history: History, release: Release) -> None:
-    """What jobs.publish does, lease aside."""
+    """What a night does, its lease aside."""
     parent = read_release(history.store) if release.parent else None
 
     def upload() -> None:
         send_files(history.store, history.files(release), parent=parent)
 
-    upload()
-    commit_release(history.store, release)
-    resend_missing(history.store, release, upload)
+    publish_release(history.store, release, upload, still_ours)
 
 
 @pytest.mark.case(16)
-def test_many_publishes_prunes_and_rollbacks_that_take_turns_lose_nothing(tmp_path: Path, trials: Trials) -> None:
+def test_many_publishes_prunes_and_rollbacks_that_take_turns_lose_nothing(
+    tmp_path: Path, trials: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each holds the lease, as the commands do. Every release reuses blobs that the prunes, of age 0, would take."""
+    monkeypatch.setattr("indexing.release.retention.MIN_AGE_S", 0.0)
     history, stop, errors = History(tmp_path), threading.Event(), list[BaseException]()
     collections = [history.collection(seed) for seed in range(3)]
     history.publish(0)
