@@ -96,7 +96,7 @@ def test_an_allowed_import_is_not_caught(source: str, path: str) -> None:
 
 LAYERS = {
     "indexing": [
-        ("errors",),
+        ("clock", "errors"),
         ("key_ranges", "vectors", "catalogue", "store"),
         ("dense", "encoder"),
         ("release",),

@@ -62,7 +62,8 @@ class Lease:
             self._ended.set()
         elif started - self._last_beat < self.ttl_s:
             self.store.put(_key(self.number), _encode(self._body))
-            self._last_beat = started
+            if clock.elapsed_s() - self._last_beat < self.ttl_s:  # else it had expired before this beat arrived
+                self._last_beat = started
         elif self._body["deletes"]:  # others have seen the lease expire, and count on it
             self._ended.set()
         elif self.store.create(_key(self.number + 1), _encode(self._body)):  # it was free for anyone to take

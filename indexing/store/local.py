@@ -84,7 +84,9 @@ class LocalStore(Store):
             try:
                 os.link(temp, self._path(key))
             except FileExistsError:
-                return self.get(key) == data
+                with suppress(ObjectNotFound):  # deleted since
+                    return self.get(key) == data
+                return False
             except OSError as error:
                 if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
                     raise StoreUnavailable(

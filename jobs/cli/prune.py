@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from indexing.release.lease import hold_lease
-from indexing.release.retention import PrunePlan, apply_prune, plan_prune
+from indexing.release.retention import PrunePlan, apply_prune, check_min_age, plan_prune
 from indexing.store import open_store
 from jobs.cli.options import AsJson, Store, whole_number
 from jobs.cli.output import print_json
@@ -46,12 +46,13 @@ def prune(
     retention = load_config(config).retention if config else RetentionConfig()
     if min_age is not None:
         retention = RetentionConfig(keep_last=retention.keep_last, min_age=min_age)
-    opened = open_store(store)
+    opened, min_age_s = open_store(store), retention.min_age_s()
+    check_min_age(min_age_s)  # before a lease is taken
     with hold_lease(opened, owner_name("prune"), wait=False, deletes=True) if apply else nullcontext() as lease:
         plan = plan_prune(
             opened,
             keep_last=retention.keep_last if keep_last is None else keep_last,
-            min_age_s=retention.min_age_s(),
+            min_age_s=min_age_s,
         )
         if not as_json:
             print_plan(plan)

@@ -12,7 +12,7 @@ import boto3
 import pytest
 from support.seaweedfs import SeaweedFS
 
-from indexing.errors import ConfigError, NightcrateError, StoreUnavailable
+from indexing.errors import ConfigError, DataError, NightcrateError, StoreUnavailable
 from indexing.store import PendingUpload, S3Settings, Store, open_store, preflight
 from indexing.store.s3 import S3Store
 
@@ -240,3 +240,61 @@ def test_a_killed_writer_s_temporary_file_is_listed_and_aborted(tmp_path: Path) 
     store.abort_upload(upload)
     assert store.list_uploads() == ()
     assert store.get("a/b") == b"1"
+
+
+# ---- symbolic links in a folder ----
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A file that is no part of the store `tmp_path/store`."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "file").write_text("keep me")
+    return folder
+
+
+@pytest.mark.parametrize("where", ["a", "a/b"])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda store, key: list(store.list("a/")),
+        lambda store, key: store.delete(key),
+        lambda store, key: store.put(key, b"1"),
+        lambda store, key: store.create(key, b"1"),
+    ],
+)
+def test_a_linked_folder_is_not_listed_written_or_deleted(
+    tmp_path: Path, outside: Path, where: str, use: Callable[[Store, str], object]
+) -> None:
+    link = tmp_path / "store" / where
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside)
+    with one_line(DataError, f"expected a folder at file://{link}, got a symbolic link"):
+        use(open_store(str(tmp_path / "store")), f"{where}/file")
+    assert [path.name for path in outside.iterdir()] == ["file"]
+    assert (outside / "file").read_text() == "keep me"
+
+
+def test_a_linked_folder_of_temporary_files_is_left_alone(tmp_path: Path, outside: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / ".tmp").symlink_to(outside)
+    store = open_store(str(tmp_path / "store"))
+    upload = PendingUpload(key="a", upload_id="file", started=0.0)
+    for use in (store.list_uploads, lambda: store.abort_upload(upload), store.now, lambda: store.put("a", b"1")):
+        with one_line(DataError, "/store/.tmp, got a symbolic link"):
+            use()
+    assert (outside / "file").exists()
+
+
+def test_the_root_may_be_a_link_and_a_linked_file_reads_and_is_deleted_as_a_link(tmp_path: Path, outside: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    store = open_store(str(tmp_path / "link"))
+    store.put("a/b", b"1")
+    (tmp_path / "real" / "a" / "c").symlink_to(outside / "file")
+    assert [info.key for info in store.list()] == ["a/b", "a/c"]
+    assert store.get("a/c") == b"keep me"
+    store.delete("a/c")
+    assert [info.key for info in store.list("a/")] == ["a/b"]
+    assert (outside / "file").exists()

@@ -286,3 +286,24 @@ def test_a_prune_whose_lease_has_expired_never_takes_it_back_and_a_night_does(
             assert lease.number == number + 1
             with pytest.raises(PublishConflict), hold_lease(lease_store, "another", wait=False, ttl_s=30):
                 pass
+
+
+def test_a_heartbeat_that_arrives_after_the_lease_has_expired_does_not_count(
+    lease_store: Store, taken: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was sent in time, so that another run may have taken over before it arrived."""
+    slept, put = 0.0, lease_store.put
+    monkeypatch.setattr("indexing.clock.elapsed_s", lambda: time.monotonic() + slept)
+    lease = taken.enter_context(hold_lease(lease_store, "stalled", wait=False, ttl_s=30))
+    silence(lease)
+
+    def put_late(key: str, data: bytes) -> None:
+        nonlocal slept
+        slept += 20
+        put(key, data)
+
+    monkeypatch.setattr(lease_store, "put", put_late)
+    slept += 20
+    lease._beat()
+    with pytest.raises(PublishConflict, match="no heartbeat got through for 30 s"):
+        lease.check()

@@ -3,20 +3,21 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.fault_proxy import UNAVAILABLE, FaultProxy, always
-from support.history import DAY_S, History, keys_of, old_history, prune
+from support.history import DAY_S, History, keys_of, old_history, prune, still_ours
 from support.seaweedfs import SeaweedFS
 from support.tiny_release import ReleaseMaker, make_release, send_files, unit_vectors
 
-from indexing.errors import ConfigError, DamagedError, StoreUnavailable
+from indexing.errors import ConfigError, DamagedError, DataError, StoreUnavailable
 from indexing.release.commit import read_release
 from indexing.release.lease import hold_lease
 from indexing.release.manifest import release_key
-from indexing.release.retention import MIN_AGE_S, pin, pinned_numbers, plan_prune, unpin
+from indexing.release.retention import MIN_AGE_S, apply_prune, pin, pinned_numbers, plan_prune, unpin
 from indexing.release.verify import verify_release
 from indexing.store import ObjectInfo, S3Settings, Store, open_store
 from indexing.store.blobs import blob_key
@@ -255,3 +256,91 @@ def test_a_prune_of_the_least_age_leaves_the_writes_of_those_who_wait_for_its_le
     os.utime(waiting, (time.time() - DAY_S, time.time() - DAY_S))
     assert len(prune(history.store, min_age_s=MIN_AGE_S).orphans) == 1
     assert not waiting.exists()
+
+
+# ---- only its own ----
+
+STRANGE_KEYS = [
+    "blobs/notes.txt",
+    "blobs/sha256/notes.txt",
+    f"blobs/sha256/ab/{'cd' * 32}",
+    f"blobs/sha256/ab/{'ab' * 31}",
+    f"blobs/sha256/AB/{'AB' * 32}",
+    f"blobs/sha256/ab/{'ab' * 32}/x",
+    f"blobs/sha256/ab/{'ab' * 32}.json",
+    "blobs/sha512/ab/" + "ab" * 32,
+]
+
+
+@pytest.mark.case(16)
+@pytest.mark.parametrize("key", STRANGE_KEYS)
+def test_only_keys_of_the_exact_form_of_a_blob_are_deleted(history: History, key: str) -> None:
+    history.store.put(key, b"somebody's")
+    history.age(2 * DAY_S, key)
+    assert len(prune(history.store).doomed) == 3
+    assert history.store.get(key) == b"somebody's"
+
+
+@pytest.mark.case(16)
+def test_a_link_among_the_blobs_costs_no_file_elsewhere(history: History, tmp_path: Path) -> None:
+    outside = tmp_path / "outside" / ("ab" * 32)
+    outside.parent.mkdir()
+    outside.write_text("keep me")
+    os.utime(outside, (0, 0))
+    root = Path(history.store.url.removeprefix("file://"))
+    (root / "blobs" / "x").symlink_to(outside.parent)
+    assert len(prune(history.store).doomed) == 3
+    (root / "blobs" / "sha256" / "ab").symlink_to(outside.parent)
+    history.publish(9)
+    history.age(2 * DAY_S, "releases/")
+    with pytest.raises(DataError, match="got a symbolic link"):
+        prune(history.store)
+    assert outside.read_text() == "keep me"
+
+
+@pytest.mark.case(9)
+def test_unfinished_uploads_of_other_programs_are_left_alone(history: History) -> None:
+    for name in ("backup/photos.tar", "blobs/sha256/notes"):
+        history.store._temp_path(name).write_bytes(b"half")
+    (Path(history.store.url.removeprefix("file://")) / ".tmp" / "README").write_text("keep me")
+    for path in (Path(history.store.url.removeprefix("file://")) / ".tmp").iterdir():
+        os.utime(path, (0, 0))
+    assert prune(history.store).orphans == []
+
+
+# ---- ages and pins ----
+
+
+@pytest.mark.case(16)
+@pytest.mark.parametrize("min_age_s", [0, 60, MIN_AGE_S - 1])
+def test_an_age_at_which_publishes_trust_blobs_is_refused(
+    history: History, min_age_s: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = keys_of(history.store)
+    with pytest.raises(ConfigError, match=r"retention.min_age: expected at least 3600 s"):
+        plan_prune(history.store, keep_last=1, min_age_s=min_age_s)
+    plan = replace(plan_prune(history.store, keep_last=1, min_age_s=MIN_AGE_S), min_age_s=min_age_s)
+    with pytest.raises(ConfigError, match=r"retention.min_age: expected at least 3600 s"):
+        apply_prune(history.store, plan, still_ours)
+    assert main(["prune", history.store.url, "--min-age", f"{min_age_s:.0f}s", "--apply"]) == 2
+    assert keys_of(history.store) == before
+
+
+@pytest.mark.case(16)
+def test_a_release_whose_blobs_are_deleted_is_not_pinned(history: History, capsys: pytest.CaptureFixture[str]) -> None:
+    prune(history.store)
+    assert main(["pin", history.store.url, "2"]) == 3
+    assert "1 are missing or altered" in capsys.readouterr().err
+    assert pinned_numbers(history.store) == []
+
+
+@pytest.mark.case(16)
+def test_blobs_that_vanish_while_a_release_is_pinned_take_the_pin_away_again(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexing.release.retention.wait_for_prune", lambda store: prune(history.store))
+    monkeypatch.setattr("indexing.release.retention.pinned_among", lambda store, numbers: [])
+    monkeypatch.setattr("indexing.release.retention.newly_protected", lambda store, plan: set())
+    with pytest.raises(DamagedError, match="release 2"):
+        pin(history.store, 2)
+    assert pinned_numbers(history.store) == []

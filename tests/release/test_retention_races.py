@@ -17,7 +17,7 @@ from indexing.errors import DamagedError, PublishConflict, StoreUnavailable
 from indexing.release.commit import commit_release, publish_release, read_release, resend_missing
 from indexing.release.lease import hold_lease
 from indexing.release.manifest import Release
-from indexing.release.retention import apply_prune, plan_prune
+from indexing.release.retention import apply_prune, pin, plan_prune
 from indexing.release.rollback import roll_back
 from indexing.release.verify import verify_release
 from indexing.store.blobs import blob_key
@@ -166,3 +166,62 @@ def test_a_reader_goes_on_through_a_prune_and_opens_the_current_release(history:
     with pytest.raises(DamagedError, match="found nothing there"):
         open_release(history.store.url, number=2, cache_dir=tmp_path / "another cache")
     assert open_release(history.store.url, cache_dir=tmp_path / "another cache").release.number == 4
+
+
+@pytest.mark.case(16)
+def test_a_pin_during_a_prune_waits_for_it_and_its_blobs_stay(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prune has planned to delete the release, and looks at the pins again before it deletes."""
+    is_waiting, pinned = threading.Event(), threading.Event()
+
+    def sleep(seconds: float) -> None:
+        is_waiting.set()
+        time.sleep(0.01)
+
+    def pin_two() -> None:
+        pin(history.store, 2)
+        pinned.set()
+
+    monkeypatch.setattr("indexing.clock.sleep", sleep)
+    with hold_lease(history.store, "prune", wait=False, deletes=True) as lease:
+        plan = plan_prune(history.store, keep_last=1, min_age_s=DAY_S)
+        thread = threading.Thread(target=pin_two)
+        thread.start()
+        assert is_waiting.wait(5)
+        assert not pinned.is_set()
+        assert apply_prune(history.store, plan, lease.check) == 2
+    thread.join()
+    assert pinned.is_set()
+    verify_release(history.store, read_release(history.store, 2))
+
+
+@pytest.mark.case(16)
+def test_a_pin_beside_a_night_does_not_wait(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("indexing.clock.sleep", lambda seconds: pytest.fail("waits"))
+    with hold_lease(history.store, "a night", wait=False):
+        pin(history.store, 2)
+
+
+@pytest.mark.case(16)
+def test_a_publish_that_was_stopped_before_its_commit_waits_for_the_prune_that_overtook_it(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sends again what the prune deletes in spite of the new release."""
+    release = replace(make_release(5, history.collection(2)), parent=4)  # what release 2 held
+    with hold_lease(history.store, "prune", wait=False, deletes=True) as lease:
+        plan = plan_prune(history.store, keep_last=1, min_age_s=DAY_S)
+        stopped = [lambda: [history.store.delete(info.key) for info in plan.doomed], lambda: lease._end()]
+        monkeypatch.setattr("indexing.clock.sleep", lambda seconds: stopped.pop(0)())
+        publish_reused(history, release)
+        assert stopped == []
+    verify_release(history.store, release)
+
+
+@pytest.mark.case(16)
+def test_a_prune_gives_up_what_a_new_release_needs(history: History) -> None:
+    plan = plan_prune(history.store, keep_last=1, min_age_s=DAY_S)
+    release = replace(make_release(5, history.collection(2)), parent=4)
+    commit_release(history.store, release)  # by a run that lost its lease, whose blobs are as old as they were
+    assert apply_prune(history.store, plan, still_ours) == 2
+    verify_release(history.store, release)

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,24 @@ def test_rollbacks_and_publishes_at_once_make_one_line(store: Store) -> None:
     assert [release.parent for release in releases] == [None, *range(1, 11)]
     assert [release.kind for release in releases].count("rollback") == 4
     assert len({release.writer_id for release in releases}) == 11
+
+
+@pytest.mark.case(14)
+def test_a_rollback_that_loses_its_lease_at_any_check_publishes_nothing(store: Store) -> None:
+    """It checks between the blobs that it sends again, between those it verifies, and before the commit."""
+    num_blobs, most = len(read_release(store, 1).blobs()), 0
+
+    def check(limit: int) -> None:
+        nonlocal most
+        most += 1
+        if most > limit:
+            raise PublishConflict("lost")
+
+    for limit in range(num_blobs + 2):  # of the blobs of release 1, release 3 lacks the graph alone
+        most = 0
+        with pytest.raises(PublishConflict, match="lost"):
+            roll_back(store, 1, check=partial(check, limit))
+        assert release_numbers(store) == [1, 2, 3]
+    most = 0
+    roll_back(store, 1, check=partial(check, num_blobs + 2))
+    assert (most, release_numbers(store)) == (num_blobs + 2, [1, 2, 3, 4])
