@@ -7,10 +7,8 @@ built again; where little has changed since the parent release, its graph stays 
 
 import hashlib
 import tempfile
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +27,7 @@ from indexing.store import Store
 from indexing.store.blobs import Blob, file_blob
 from jobs.config.schema import Config
 from jobs.inputs.inputs import Inputs
+from jobs.progress import Bar
 from jobs.run import Run
 from jobs.stages.carry_over import update_shard
 from jobs.workspace.artifact import Artifact
@@ -39,6 +38,8 @@ from jobs.workspace.runs import parquet_bytes, read_parts, read_run, run_key
 from jobs.workspace.vectors import VECTOR, pairs, vectors_of
 
 FORMAT = 2
+RANGES = 2
+"""How a collection's items are split into shards; what was split in another way is built again from the same graphs."""
 INTERNAL_COLUMNS = ["collection", "id_key", "item_id", "fingerprint", "source_part", "source_row"]
 
 
@@ -73,28 +74,38 @@ def build(run: Run, inputs: Inputs, prepared: Prepared, encoded: Encoded) -> Bui
     artifact = built_artifact(run, prepared, parent)
     if done := artifact.read():
         return done
-    tasks = plan_shards(run, prepared, encoded, parent)
-    shards: list[BuiltShard] = []
-    memory: list[int] = []
     with run.stage("build", prepared.total_items) as bar:
-        for _, (shard, peak) in fan_out(lambda task: build_shard.remote(task), tasks, what="build"):
-            memory.append(peak)
-            if shard:
-                shards.append(shard)
-                bar.advance(shard.entry.num_items)
-    built = Built(path=artifact.path, shards=without_empty(shards), peak_memory_bytes=max(memory))
+        shards, peak = build_filled(run, prepared, encoded, parent, bar)
+    built = Built(path=artifact.path, shards=shards, peak_memory_bytes=peak)
     artifact.write(built)
     return built
 
 
-def without_empty(shards: Iterable[BuiltShard]) -> tuple[BuiltShard, ...]:
-    """Shards by collection and number, renumbered where a small collection left some without items."""
-    ordered = sorted(shards, key=lambda shard: (shard.collection, shard.entry.number))
-    return tuple(
-        replace(shard, entry=replace(shard.entry, number=number))
-        for _, group in groupby(ordered, key=lambda shard: shard.collection)
-        for number, shard in enumerate(group)
-    )
+def build_filled(
+    run: Run, prepared: Prepared, encoded: Encoded, parent: Release | None, bar: Bar
+) -> tuple[tuple[BuiltShard, ...], int]:
+    """(every shard, by collection and number; the largest peak memory of a worker, in bytes).
+
+    A release has no empty shard, and the shard of an id follows from its key and the number of shards alone. So a
+    collection that leaves a key range without items, as very small ones do, is built again with half as many shards.
+    """
+    rows_per_shard, counts = run.config.index.rows_per_shard, prepared.num_items
+    totals = {name: num_shards(count, rows_per_shard) for name, count in counts.items()}
+    filled: list[BuiltShard] = []
+    memory: list[int] = []
+    while totals:
+        found: dict[str, list[BuiltShard]] = {name: [] for name in totals}
+        tasks = plan_shards(run, prepared, encoded, parent, totals)
+        for task, (shard, peak) in fan_out(lambda task: build_shard.remote(task), tasks, what="build"):
+            memory.append(peak)
+            if shard:
+                found[task.collection].append(shard)
+        for name, shards in found.items():
+            if len(shards) == totals[name]:
+                filled += shards
+                bar.advance(counts[name])
+        totals = {name: total // 2 for name, total in totals.items() if len(found[name]) < total}
+    return tuple(sorted(filled, key=lambda shard: (shard.collection, shard.entry.number))), max(memory)
 
 
 def why_rebuild(config: Config, inputs: Inputs) -> str | None:
@@ -123,14 +134,15 @@ def why_rebuild(config: Config, inputs: Inputs) -> str | None:
 def built_artifact(run: Run, prepared: Prepared, parent: Release | None) -> Artifact[Built]:
     index = run.config.index
     carried = [to_plain(collection.shards) for collection in parent.collections] if parent else None
-    name = fingerprint(FORMAT, prepared.path, index.rows_per_shard, index.params(), index.compact_at, carried)
+    name = fingerprint(FORMAT, RANGES, prepared.path, index.rows_per_shard, index.params(), index.compact_at, carried)
     return Artifact(run.workspace, f"builds/{name}", Built)
 
 
-def plan_shards(run: Run, prepared: Prepared, encoded: Encoded, parent: Release | None) -> list[ShardTask]:
-    """The shards of every collection, by the number of its items."""
+def plan_shards(
+    run: Run, prepared: Prepared, encoded: Encoded, parent: Release | None, totals: dict[str, int]
+) -> list[ShardTask]:
+    """The shards of the collections in `totals`, so many of each."""
     index = run.config.index
-    totals = {name: num_shards(count, index.rows_per_shard) for name, count in prepared.num_items.items()}
     carried = shards_to_carry(parent, totals)
     return [
         ShardTask(

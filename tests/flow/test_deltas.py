@@ -3,6 +3,7 @@ has.
 """
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,11 @@ import jobs.nightly
 from indexing import open_release
 from indexing.dense.exact import exact_search
 from indexing.errors import ValidationFailed
+from indexing.release.diff import ItemCounts, diff_releases
+from indexing.release.rollback import roll_back
 from indexing.release.verify import verify_release
 from indexing.store import open_store
+from indexing.store.cache import BlobCache
 from jobs.config.load import load_config
 from jobs.inputs.inputs import Inputs
 from jobs.plan import make_plan
@@ -181,3 +185,19 @@ def test_vectors_that_drift_too_far_are_not_published_unless_it_is_only_to_warn(
 def test_a_limit_on_drift_that_holds_lets_the_night_pass(world: World) -> None:
     write(world, *with_changes(5))
     assert world.changed(validation={"max_drift": 0.03}).run().release.number == 2
+
+
+def test_a_collection_too_small_for_its_shards_is_verified_rolled_back_and_updated(tmp_path: Path) -> None:
+    """One row a shard: most key ranges are empty, so it gets fewer shards, of which none is."""
+    world = vector_world(tmp_path / "world").changed(index={"rows_per_shard": 1, "M": 8, "ef_construction": 60})
+    store, cache = open_store(world.store_url), tmp_path / "cache"
+    for num_items in (12, 11):
+        write(world, IDS[:num_items], VECTORS[:num_items])
+        world.run()
+        (collection,) = world.releases()[-1].collections
+        assert 1 <= len(collection.shards) < num_items
+        assert_serves(world, IDS[:num_items], VECTORS[:num_items], cache)
+    before, after = world.releases()
+    found = diff_releases(before, after, partial(BlobCache(cache).fetch, store))
+    assert found.collections["tracks"] == ItemCounts(unchanged=11, gone=1)
+    verify_release(store, roll_back(store, 1))

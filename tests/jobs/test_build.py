@@ -11,12 +11,10 @@ from indexing.catalogue.contract import FINGERPRINT_TYPE
 from indexing.dense.params import IndexParams
 from indexing.errors import DamagedError, DataError
 from indexing.key_ranges import KEY_SPACE, KeyRange, id_keys, key_range
-from indexing.release.manifest import Shard
 from indexing.store import open_store
-from indexing.store.blobs import Blob
-from jobs.stages.build import ShardTask, shard_items, shard_vectors, without_empty
+from jobs.stages.build import ShardTask, shard_items, shard_vectors
 from jobs.workspace.artifact import Artifact
-from jobs.workspace.records import BuiltShard, Prepared
+from jobs.workspace.records import Prepared
 from jobs.workspace.runs import write_run
 from jobs.workspace.vectors import VECTOR, vector_column
 
@@ -135,18 +133,3 @@ def test_chunks_that_differ_in_dimension_are_refused(prepared: Artifact[Prepared
     task = make_task(prepared, chunks=chunks)
     with pytest.raises(DataError, match=r"vectors/b\.parquet: expected vectors of 8 dimensions, got 7"):
         shard_vectors(task, shard_items(task))
-
-
-def test_shards_without_items_leave_no_gap_in_the_numbers() -> None:
-    blob = Blob(sha256="0" * 64, size_bytes=1)
-
-    def shard(name: str, number: int, size: int) -> BuiltShard:
-        entry = Shard(number=number, num_items=size, index=blob, items=blob, metadata=blob)
-        return BuiltShard(collection=name, dim=4, entry=entry, num_indexed=size)
-
-    found = without_empty([shard("a", 2, 5), shard("a", 0, 3), shard("b", 1, 4)])
-    assert [(each.collection, each.entry.number, each.entry.num_items) for each in found] == [
-        ("a", 0, 3),
-        ("a", 1, 5),
-        ("b", 0, 4),
-    ]
