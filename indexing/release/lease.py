@@ -105,23 +105,23 @@ def wait_for_prune(store: Store, *, ttl_s: float = TTL_S, poll_s: float = POLL_S
     One that takes the lease later reads releases and pins later, so it finds what was written. One whose lease has
     expired is not waited for: it stops at its next look at the clock.
     """
-    newest = _newest(store)
+    now, newest = store.now(), _newest(store)
     waits_for = newest.key if newest else None
-    while newest is not None and newest.key == waits_for and _is_deleting(store, newest, ttl_s):
+    while newest is not None and newest.key == waits_for and _is_deleting(store, newest, now, ttl_s):
         logger.info("waiting for %s, which may delete blobs of %s", _owner(store, newest), store.url)
         clock.sleep(poll_s)
-        newest = _newest(store)
+        now, newest = store.now(), _newest(store)
 
 
-def _is_deleting(store: Store, info: ObjectInfo, ttl_s: float) -> bool:
-    return _read(store, info).get("deletes") is True and not _is_free(store, info, ttl_s)
+def _is_deleting(store: Store, info: ObjectInfo, now: float, ttl_s: float) -> bool:
+    return _read(store, info).get("deletes") is True and not _is_free(store, info, now, ttl_s)
 
 
 def _acquire(store: Store, body: dict[str, object], wait: bool, ttl_s: float, poll_s: float) -> Lease:
     is_told = False
     while True:
-        newest = _newest(store)
-        if newest is None or _is_free(store, newest, ttl_s):
+        now, newest = store.now(), _newest(store)
+        if newest is None or _is_free(store, newest, now, ttl_s):
             number, started = _number(newest) + 1 if newest else 1, clock.elapsed_s()
             if store.create(_key(number), _encode(body)) and _newest_number(store) == number:
                 _forget_older(store, number)
@@ -139,8 +139,9 @@ def _acquire(store: Store, body: dict[str, object], wait: bool, ttl_s: float, po
         clock.sleep(poll_s)
 
 
-def _is_free(store: Store, newest: ObjectInfo, ttl_s: float) -> bool:
-    return _read(store, newest).get("is_free") is True or store.now() - newest.modified > ttl_s
+def _is_free(store: Store, newest: ObjectInfo, now: float, ttl_s: float) -> bool:
+    """`now`: the store's clock, read before the lease was listed: so a heartbeat looks no older than it was then."""
+    return _read(store, newest).get("is_free") is True or now - newest.modified > ttl_s
 
 
 def _read(store: Store, info: ObjectInfo) -> dict[str, object]:

@@ -307,3 +307,23 @@ def test_a_heartbeat_that_arrives_after_the_lease_has_expired_does_not_count(
     lease._beat()
     with pytest.raises(PublishConflict, match="no heartbeat got through for 30 s"):
         lease.check()
+
+
+def test_a_contender_that_stalls_while_it_looks_takes_no_live_lease(
+    lease_store: Store, taken: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heartbeat that it has seen is old by the time it goes on; the holder has sent another since."""
+    silence(taken.enter_context(hold_lease(lease_store, "alive", wait=False, ttl_s=30)))
+    contender, slept = LocalStore(Path(lease_store.url.removeprefix("file://"))), 0.0
+    now, listing = contender.now, contender.list
+
+    def list_and_stall(prefix: str = "") -> Iterator[ObjectInfo]:
+        nonlocal slept
+        found = list(listing(prefix))
+        slept += 40
+        return iter(found)
+
+    monkeypatch.setattr(contender, "now", lambda: now() + slept)
+    monkeypatch.setattr(contender, "list", list_and_stall)
+    with pytest.raises(PublishConflict, match="alive is running"), hold_lease(contender, "two", wait=False, ttl_s=30):
+        pass
