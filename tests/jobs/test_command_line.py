@@ -293,14 +293,15 @@ def test_pin_and_unpin_as_json_say_what_holds_now(own_store: str, capsys: pytest
 
 
 def test_prune_as_json_is_the_plan_and_whether_it_was_applied(
-    own_store: str, capsys: pytest.CaptureFixture[str]
+    own_store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("indexing.release.retention.MIN_AGE_S", 0.0)  # what the test writes is young
     store = open_store(own_store)
-    store.put("blobs/ab/" + "ab" * 32, b"left over")
+    store.put("blobs/sha256/ab/" + "ab" * 32, b"left over")
     options = ("prune", own_store, "--min-age", "0s", "--keep-last", "1")
     plan = document(capsys, *options)
     assert (plan["is_applied"], plan["num_deleted"], plan["to_abort"]) == (False, 0, [])
-    assert plan["to_delete"] == [{"key": "blobs/ab/" + "ab" * 32, "size_bytes": 9}]
+    assert plan["to_delete"] == [{"key": "blobs/sha256/ab/" + "ab" * 32, "size_bytes": 9}]
     assert plan["to_delete_bytes"] == 9
     assert plan["protected"] == {"2": "one of the last 1"}
     assert store.head(plan["to_delete"][0]["key"]) is not None
@@ -422,7 +423,9 @@ def test_a_reader_that_has_left_is_no_error(published: str, command: list[str]) 
 def held(own_store: str) -> "Iterator[subprocess.Popen[str]]":
     """A rollback that holds the lease of `own_store` and would never end."""
     code = (
-        "import sys, time, jobs.__main__, indexing.release.rollback as rollback\n"
+        "import signal, sys, time, jobs.__main__, indexing.release.rollback as rollback\n"
+        # What a shell starts in the background inherits an ignored SIGINT, and so would this process.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "rollback.roll_back = lambda *a, **k: (print('holds', flush=True), time.sleep(600))\n"
         f"sys.exit(jobs.__main__.main(['rollback', {own_store!r}, '--to', '1', '-q']))"
     )
