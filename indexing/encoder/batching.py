@@ -9,10 +9,17 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 # Texts tokenised and sorted together: bounds memory, and a GPU starts before all texts are tokenised.
 WINDOW = 16_384
+# Characters tokenised at once. A tokenizer takes some 90 bytes for each, for as long as its results are kept.
+CHUNK_CHARS = 1_048_576
+# A text is read to so many characters per token wanted, and where these hold too few tokens (long runs of spaces, words
+# that are unknown as a whole) once more to the second number. What follows is never tokenised.
+CHARS_PER_TOKEN, MOST_CHARS_PER_TOKEN = 16, 1_024
+LEAST_CHARS = 4_096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +69,7 @@ class Tokens:
     def batches(self, texts: Sequence[str], prompt: str, batch_tokens: int, *, pin: bool) -> Iterator[Batch]:
         """Tokenise window by window and yield each window's batches, longest texts first; pin for CUDA copies."""
         for start in range(0, len(texts), WINDOW):
-            encodings = self._backend.encode_batch_fast([prompt + text for text in texts[start : start + WINDOW]])
-            ids = [encoding.ids or [self._filler_id] for encoding in encodings]
-            cut = np.fromiter((bool(encoding.overflowing) for encoding in encodings), bool, len(ids))
+            ids, cut = self._tokenise(texts[start : start + WINDOW], prompt)
             lengths = np.fromiter(map(len, ids), np.int64, len(ids))
             flat = np.fromiter(chain.from_iterable(ids), np.int64, int(lengths.sum()))
             starts = np.cumsum(lengths) - lengths
@@ -75,6 +80,38 @@ class Tokens:
                     lengths=_tensor(lengths[rows], pin),
                     num_truncated=int(cut[rows].sum()),
                 )
+
+    def _tokenise(self, texts: Sequence[str], prompt: str) -> tuple[list[list[int]], np.ndarray]:
+        """Token ids of each text, and bool (num_texts,): whether something of it was cut off."""
+        ids: list[list[int]] = []
+        cut = np.zeros(len(texts), bool)
+        enough = max(LEAST_CHARS, CHARS_PER_TOKEN * self.max_tokens)
+        for chunk in _chunks(texts, enough):
+            encodings = self._backend.encode_batch_fast([prompt + text[:enough] for text in texts[chunk]])
+            for row, encoding in enumerate(encodings, chunk.start):
+                # Else max_tokens more were read than are kept, and those do not depend on where the text was cut.
+                if len(texts[row]) > enough and len(encoding.overflowing) < 2:
+                    encoding, cut[row] = self._read_on(prompt, texts[row])
+                ids.append(encoding.ids or [self._filler_id])
+                cut[row] |= len(encoding.overflowing) > 0
+        return ids, cut
+
+    def _read_on(self, prompt: str, text: str) -> tuple["Encoding", bool]:
+        """A text of few tokens for its length, and whether it is longer than is ever read."""
+        most = max(LEAST_CHARS, MOST_CHARS_PER_TOKEN * self.max_tokens)
+        return self._backend.encode(prompt + text[:most]), len(text) > most
+
+
+def _chunks(texts: Sequence[str], most_chars: int) -> Iterator[slice]:
+    """Runs of texts with at most CHUNK_CHARS characters together, where each counts most_chars at most."""
+    start = num_chars = 0
+    for row, text in enumerate(texts):
+        num_chars += min(len(text), most_chars)
+        if num_chars > CHUNK_CHARS and row > start:
+            yield slice(start, row)
+            start, num_chars = row, min(len(text), most_chars)
+    if start < len(texts):
+        yield slice(start, len(texts))
 
 
 def plan_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:

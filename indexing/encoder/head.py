@@ -20,19 +20,24 @@ ACTIVATIONS = {
 
 
 class Head(nn.Module):
-    """What follows the transformer. Raises ConfigError when built from Dense layers that do not fit."""
+    """What follows the transformer. Raises ConfigError when built from Dense layers or a dim that do not fit."""
 
     def __init__(self, layout: Layout, hidden_size: int, dim: int | None) -> None:
         super().__init__()
         self.pooling = layout.pooling
         self.steps = nn.ModuleList()
-        full_dim = hidden_size
+        full_dim = hidden_size * len(layout.pooling)
         for dense in layout.head:
             self.steps.append(_Normalize() if dense is None else _load_dense(layout.root, dense, full_dim))
             full_dim = full_dim if dense is None else dense.out_features
         self.dim = dim or layout.truncate_dim or full_dim
         if self.dim > full_dim:
-            raise ConfigError(f"encoder.dim: expected at most {full_dim}, the model's own, got {self.dim}")
+            name = "encoder.dim" if dim else f"{layout.root}: truncate_dim"
+            raise ConfigError(f"{name}: expected at most {full_dim}, the model's own, got {self.dim}")
+        if layout.similarity == "dot" and self.dim < full_dim:
+            raise ConfigError(
+                f"{layout.root}: expected similarity_fn_name cosine with {self.dim} of {full_dim} dimensions, got dot"
+            )
 
     def forward(self, hidden_BTH: torch.Tensor, lengths_B: torch.Tensor, num_prompt_tokens: int) -> torch.Tensor:
         """float32 (B, D), unit norm. Texts are padded on the right; the first num_prompt_tokens are left out."""
@@ -42,16 +47,28 @@ class Head(nn.Module):
         return nn.functional.normalize(vectors[:, : self.dim], dim=-1)
 
     def pool(self, hidden_BTH: torch.Tensor, lengths_B: torch.Tensor, num_prompt_tokens: int) -> torch.Tensor:
-        """float32 (B, H)."""
+        """float32 (B, H), or as many times H as there are pooling modes."""
         # A text cut down to its prompt, or to less, is pooled over all its tokens rather than over none.
         first_B = torch.where(lengths_B > num_prompt_tokens, num_prompt_tokens, 0)
-        if self.pooling == "mean":
-            positions_T = torch.arange(hidden_BTH.shape[1], device=lengths_B.device)
-            inside_BT = (positions_T < lengths_B[:, None]) & (positions_T >= first_B[:, None])
-            total_BH = (hidden_BTH * inside_BT[:, :, None]).sum(1, dtype=torch.float32)
-            return total_BH / (lengths_B - first_B)[:, None]
-        token_B = first_B if self.pooling == "cls" else lengths_B - 1
+        parts = [_pool(mode, hidden_BTH, first_B, lengths_B) for mode in self.pooling]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _pool(mode: str, hidden_BTH: torch.Tensor, first_B: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+    """float32 (B, H), of each text's tokens from first_B to lengths_B."""
+    if mode in ("cls", "lasttoken"):
+        token_B = first_B if mode == "cls" else lengths_B - 1
         return hidden_BTH[torch.arange(len(token_B), device=token_B.device), token_B].float()
+    positions_T = torch.arange(hidden_BTH.shape[1], device=lengths_B.device)
+    inside_BT = (positions_T < lengths_B[:, None]) & (positions_T >= first_B[:, None])
+    if mode == "max":
+        return hidden_BTH.masked_fill(~inside_BT[:, :, None], -torch.inf).amax(1).float()
+    if mode == "weightedmean":  # later tokens of a causal model have seen more: weights 1, 2, 3 …
+        weights_BT = inside_BT * (positions_T + 1.0)
+        return (hidden_BTH * weights_BT[:, :, None]).sum(1) / weights_BT.sum(1)[:, None]
+    total_BH = (hidden_BTH * inside_BT[:, :, None]).sum(1, dtype=torch.float32)
+    counts_B = lengths_B - first_B
+    return total_BH / (counts_B.sqrt() if mode == "mean_sqrt_len_tokens" else counts_B)[:, None]
 
 
 class _Normalize(nn.Module):

@@ -9,9 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from indexing.encoder import rules
 from indexing.errors import ConfigError
 
-POOLING_MODES = ("mean", "cls", "lasttoken")
+POOLING_MODES = tuple(rules.LEGACY_POOLING.values())
+# Classes of any other place are code that comes with the folder, whatever their name; it is never run.
+MODULE_PLACES = (
+    "sentence_transformers.models",
+    "sentence_transformers.base",
+    "sentence_transformers.sentence_transformer",
+)
 TRANSFORMER_CONFIGS = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -20,8 +27,7 @@ TOKENIZERS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
 TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 ROUTER_CONFIG = "router_config.json"
-# Keys of the Transformer module that say how it was loaded, not what it computes.
-HARMLESS_ARGUMENTS = {"torch_dtype", "dtype", "attn_implementation", "trust_remote_code"}
+MODEL_CONFIG = "config_sentence_transformers.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +47,8 @@ class Layout:
     """Class name and folder of each module, in order; of a plain transformers folder its only one."""
     transformer: str
     """Folder of the transformer, relative to root; '' is root itself."""
-    pooling: str
-    """One of POOLING_MODES."""
+    pooling: tuple[str, ...]
+    """Of POOLING_MODES; the vectors of several are concatenated."""
     include_prompt: bool
     """False: the prompt's tokens are read by the model but left out of the pooling."""
     head: tuple[DenseLayout | None, ...]
@@ -52,6 +58,8 @@ class Layout:
     max_tokens: int | None
     do_lower_case: bool
     truncate_dim: int | None
+    similarity: str
+    """cosine, or dot, which is the same as long as no dimension is cut off."""
     files: tuple[str, ...]
     """Relative POSIX names of all files that make the encoder, sorted."""
     query: "Layout | None" = None
@@ -71,7 +79,8 @@ def read_layout(root: Path) -> Layout:
 
 
 def _read_layout(root: Path) -> Layout:
-    model_config = _read_json(root / "config_sentence_transformers.json", missing={})
+    model_config = _read_json(root / MODEL_CONFIG, missing={})
+    rules.check(root / MODEL_CONFIG, model_config, rules.MODEL)
     if model_config.get("model_type", "SentenceTransformer") != "SentenceTransformer":
         raise ConfigError(f"expected a dense model in {root}, got model_type {model_config['model_type']!r}")
     routes = _read_routes(root)
@@ -85,7 +94,8 @@ def _read_tower(root: Path, modules: list[tuple[str, str]], model_config: dict[s
     transformer = modules[0][1]
     settings = _read_transformer_settings(root / transformer, is_plain=len(modules) == 1)
     pooling = _read_pooling(root, modules[1][1]) if len(modules) > 1 else _default_pooling(root)
-    files = {name for name in ("modules.json", "config_sentence_transformers.json") if (root / name).is_file()}
+    files = {name for name in ("modules.json", MODEL_CONFIG) if (root / name).is_file()}
+    head = tuple(_read_head(root, kind, folder) for kind, folder in modules[2:])
     files.update(_join(transformer, name) for name in _transformer_files(root / transformer))
     for kind, folder in modules[1:]:
         files.update(_join(folder, name) for name in _head_files(root / folder, kind))
@@ -95,11 +105,16 @@ def _read_tower(root: Path, modules: list[tuple[str, str]], model_config: dict[s
         transformer=transformer,
         pooling=pooling[0],
         include_prompt=pooling[1],
-        head=tuple(_read_dense(root, folder) if kind == "Dense" else None for kind, folder in modules[2:]),
+        head=head,
         prompts=_resolve_prompts(model_config),
         max_tokens=settings.get("max_seq_length"),
         do_lower_case=bool(settings.get("do_lower_case", False)),
-        truncate_dim=model_config.get("truncate_dim"),
+        truncate_dim=rules.read_number(root / MODEL_CONFIG, model_config, "truncate_dim"),
+        similarity=rules.check_similarity(
+            root / MODEL_CONFIG,
+            model_config.get("similarity_fn_name"),
+            ends_normalised=bool(head) and head[-1] is None,
+        ),
         files=tuple(sorted(files)),
     )
 
@@ -145,6 +160,7 @@ def _read_routes(root: Path) -> dict[str, list[tuple[str, str]]] | None:
     if "Router" not in (_class_name(entry["type"]) for entry in entries):
         return None
     config = _read_json(root / ROUTER_CONFIG)
+    rules.check(root / ROUTER_CONFIG, config.get("parameters", {}), rules.ROUTER)
     structure = config["structure"]
     if len(entries) != 1 or entries[0]["path"] or not {"query", "document"} <= structure.keys():
         raise ConfigError(f"{path}: expected a Router for query and document alone, got {sorted(structure)}")
@@ -156,7 +172,8 @@ def _read_routes(root: Path) -> dict[str, list[tuple[str, str]]] | None:
 
 
 def _class_name(path: str) -> str:
-    return path.rsplit(".", 1)[-1]
+    """The name of a class of sentence-transformers itself; of any other class its whole path, which nothing matches."""
+    return path.rsplit(".", 1)[-1] if path.startswith(tuple(f"{place}." for place in MODULE_PLACES)) else path
 
 
 def _check_modules(modules: list[tuple[str, str]], path: Path) -> list[tuple[str, str]]:
@@ -172,20 +189,12 @@ def _check_modules(modules: list[tuple[str, str]], path: Path) -> list[tuple[str
 
 def _read_transformer_settings(folder: Path, *, is_plain: bool) -> dict[str, Any]:
     settings: dict[str, Any] = {}
-    for name in TRANSFORMER_CONFIGS:
-        if not settings and not is_plain:
-            settings = _read_json(folder / name, missing={})
-    for key in ("model_args", "model_kwargs", "config_args", "config_kwargs", "tokenizer_args", "processor_kwargs"):
-        unknown = set(settings.get(key) or {}) - HARMLESS_ARGUMENTS
-        if unknown:
-            raise ConfigError(f"{folder}: expected no {key} that change the model, got {', '.join(sorted(unknown))}")
-    for key in ("query_expansion", "query_length", "document_length", "processing_kwargs", "tokenizer_name_or_path"):
-        if settings.get(key):
-            raise ConfigError(f"{folder}: expected a plain text encoder, got {key}, which is not supported")
-    if settings.get("transformer_task", "feature-extraction") != "feature-extraction":
-        raise ConfigError(f"{folder}: expected task feature-extraction, got {settings['transformer_task']}")
-    has_template = is_plain and _has_chat_template(folder)
-    if has_template or "message" in settings.get("modality_config", {}):
+    for name in () if is_plain else TRANSFORMER_CONFIGS:
+        settings = _read_json(folder / name, missing={})
+        if settings:
+            rules.check_transformer(folder / name, settings)
+            break
+    if is_plain and _has_chat_template(folder):
         raise ConfigError(f"{folder}: expected texts as input, got a model that wraps them in a chat template")
     return settings
 
@@ -196,33 +205,33 @@ def _has_chat_template(folder: Path) -> bool:
     )
 
 
-def _default_pooling(root: Path) -> tuple[str, bool]:
+def _default_pooling(root: Path) -> tuple[tuple[str, ...], bool]:
     """Without modules.json sentence-transformers takes the mean, or the last token of a causal language model."""
     config = _read_json(root / "config.json")
     is_causal = (config.get("architectures") or [""])[0].endswith("ForCausalLM") and config.get("is_causal", True)
-    return ("lasttoken" if is_causal else "mean"), True
+    return (("lasttoken" if is_causal else "mean"),), True
 
 
-def _read_pooling(root: Path, folder: str) -> tuple[str, bool]:
+def _read_pooling(root: Path, folder: str) -> tuple[tuple[str, ...], bool]:
     path = root / folder / "config.json"
     config = _read_json(path)
-    old = {"pooling_mode_lasttoken": "lasttoken"} | {
-        f"pooling_mode_{mode}_tok" + ("en" if mode == "cls" else "ens"): mode
-        for mode in ("cls", "max", "mean", "mean_sqrt_len", "weightedmean")
-    }
-    modes = config.get("pooling_mode") or [mode for key, mode in old.items() if config.get(key)] or "mean"
-    modes = [modes] if isinstance(modes, str) else list(modes)
-    if len(modes) != 1 or modes[0] not in POOLING_MODES:
-        raise ConfigError(f"{path}: expected one pooling mode of {', '.join(POOLING_MODES)}, got {', '.join(modes)}")
-    return modes[0], bool(config.get("include_prompt", True))
+    rules.check(path, config, rules.POOLING)
+    legacy = [mode for key, mode in rules.LEGACY_POOLING.items() if config.get(key)]
+    modes = config.get("pooling_mode") or legacy or "mean"
+    modes = (modes,) if isinstance(modes, str) else tuple(modes)
+    unknown = [str(mode) for mode in modes if mode not in POOLING_MODES]
+    if unknown:
+        raise ConfigError(f"{path}: expected pooling modes of {', '.join(POOLING_MODES)}, got {', '.join(unknown)}")
+    return modes, bool(config.get("include_prompt", True))
 
 
-def _read_dense(root: Path, folder: str) -> DenseLayout:
+def _read_head(root: Path, kind: str, folder: str) -> DenseLayout | None:
     path = root / folder / "config.json"
+    if kind == "Normalize":
+        rules.check(path, _read_json(path, missing={}), rules.NORMALIZE)
+        return None
     config = _read_json(path)
-    for key, default in (("module_input_name", "sentence_embedding"), ("use_residual", False)):
-        if config.get(key, default) != default:
-            raise ConfigError(f"{path}: expected {key} {default}, got {config[key]}")
+    rules.check(path, config, rules.DENSE)
     activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")
     if not activation.startswith("torch.nn."):
         raise ConfigError(f"{path}: expected an activation of torch.nn, got {activation}")
@@ -231,7 +240,7 @@ def _read_dense(root: Path, folder: str) -> DenseLayout:
         in_features=config["in_features"],
         out_features=config["out_features"],
         bias=config.get("bias", True),
-        activation=_class_name(activation),
+        activation=activation.rsplit(".", 1)[-1],
     )
 
 
@@ -245,6 +254,10 @@ def _resolve_prompts(config: dict[str, Any]) -> dict[str, str]:
 def _transformer_files(folder: Path) -> list[str]:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"expected the model file {folder / 'config.json'}, but it is missing")
+    if (folder / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"expected whole weights in {folder}, got adapter_config.json; merge the adapter into the model"
+        )
     names = ["config.json", *_weight_files(folder)]
     tokenizer = next((names for names in TOKENIZERS if all((folder / name).is_file() for name in names)), None)
     if tokenizer is None:

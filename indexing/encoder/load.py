@@ -20,6 +20,7 @@ from indexing.encoder.device import default_batch_tokens, pick_device, pick_dtyp
 from indexing.encoder.encoder import Encoder, Tower
 from indexing.encoder.head import Head
 from indexing.encoder.layout import Layout, read_layout
+from indexing.encoder.probe import check_tokenizer, check_vocabulary, measure
 from indexing.encoder.settings import EncoderSettings
 from indexing.encoder.unpadded import PackedBert, can_pack
 from indexing.errors import ConfigError
@@ -52,8 +53,10 @@ def load_parts(layout: Layout, settings: EncoderSettings, dtype: torch.dtype, de
         config = _load_config(layout)
         tokenizer = _load_tokenizer(layout)
         model = _load_model(layout, config, dtype, device)
-    head = Head(layout, config.hidden_size, settings.dim).to(device).eval()
-    tokens = Tokens(tokenizer, _max_tokens(layout, config, tokenizer, settings.max_tokens))
+        check_vocabulary(tokenizer, model, layout.root / layout.transformer)
+        measured = measure(model, tokenizer, layout.root / layout.transformer)
+    head = Head(layout, measured.hidden_size, settings.dim).to(device).eval()
+    tokens = Tokens(tokenizer, _max_tokens(layout, config, tokenizer, measured.num_positions, settings.max_tokens))
     return Parts(layout=layout, tokens=tokens, model=model, head=head)
 
 
@@ -114,9 +117,32 @@ def _load_config(layout: Layout) -> Any:
         raise ConfigError(f"expected an architecture that transformers knows in {folder}, got: {reason}") from error
     if not isinstance(getattr(config, "hidden_size", None), int):
         raise ConfigError(f"expected a text encoder in {folder}, got model type {config.model_type}")
-    if hasattr(config, "use_cache"):
-        config.use_cache = False
+    _check_config(config, folder)
     return config
+
+
+def _check_config(config: Any, folder: Path) -> None:
+    """Refuse what transformers would ignore or cannot do alike for every batch; set what changes no vector."""
+    positions = getattr(config, "position_embedding_type", "absolute")
+    for key, refused in (
+        ("quantization_config", getattr(config, "quantization_config", None) is not None),
+        # transformers 5 reads it for the few architectures whose configuration has it, and ignores it for others
+        ("position_embedding_type", positions != "absolute" and not hasattr(type(config), "position_embedding_type")),
+        # BigBird turns it off for good at the first short batch
+        ("attention_type", getattr(config, "attention_type", "original_full") != "original_full"),
+    ):
+        if refused:
+            raise ConfigError(f"{folder}/config.json: {key} {getattr(config, key)} is not supported")
+    config._attn_implementation = None
+    config.return_dict = True
+    for key, value in (
+        ("use_cache", False),
+        ("output_hidden_states", False),
+        ("output_attentions", False),
+        ("chunk_size_feed_forward", 0),  # saves memory, but a length that it does not divide ends the run
+    ):
+        if hasattr(config, key):
+            setattr(config, key, value)
 
 
 def _load_tokenizer(layout: Layout) -> "PreTrainedTokenizerBase":
@@ -128,9 +154,8 @@ def _load_tokenizer(layout: Layout) -> "PreTrainedTokenizerBase":
         raise ConfigError(f"expected a tokenizer that transformers can load in {folder}, got: {reason}") from error
     if not tokenizer.is_fast:
         raise ConfigError(f"expected a fast tokenizer (tokenizer.json) in {folder}, got {type(tokenizer).__name__}")
+    check_tokenizer(tokenizer, folder)
     backend = tokenizer.backend_tokenizer
-    if any(backend.encode("a").type_ids):
-        raise ConfigError(f"expected a tokenizer with token type 0 only in {folder}, got {type(tokenizer).__name__}")
     if layout.do_lower_case and "Lowercase" not in repr(backend.normalizer):
         known = [] if backend.normalizer is None else [backend.normalizer]
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *known])
@@ -155,7 +180,7 @@ def _load_model(layout: Layout, config: Any, dtype: torch.dtype, device: torch.d
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported, and refused below with their names
         )
-    except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError, ImportError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(f"expected a {config.model_type} text encoder in {folder}, got: {reason}") from error
     missing = [key for key in report["missing_keys"] if not HARMLESS_MISSING.search(key)]
@@ -176,10 +201,19 @@ def _some(keys: list[str]) -> str:
     return ", ".join(sorted(keys)[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
-def _max_tokens(layout: Layout, config: Any, tokenizer: "PreTrainedTokenizerBase", wanted: int) -> int:
-    """The model's limit where it is lower than what is wanted, as sentence-transformers finds it."""
-    positions = getattr(config, "max_position_embeddings", None) or wanted
-    limit = layout.max_tokens or min(tokenizer.model_max_length, positions if positions > 0 else wanted)
+def _max_tokens(
+    layout: Layout, config: Any, tokenizer: "PreTrainedTokenizerBase", num_positions: int | None, wanted: int
+) -> int:
+    """The model's limit where it is lower than what is wanted: as sentence-transformers finds it, and no more tokens
+    than the model has positions for.
+    """
+    stated = getattr(config, "max_position_embeddings", None) or wanted
+    limit = int(layout.max_tokens or min(tokenizer.model_max_length, stated if stated > 0 else wanted))
+    limit = min(limit, num_positions or limit)
+    least = tokenizer.num_special_tokens_to_add() + 1
+    if min(wanted, limit) < least:
+        name = "encoder.max_tokens" if wanted < limit else f"{layout.root / layout.transformer}: max_seq_length"
+        raise ConfigError(f"{name}: expected at least {least} for this tokenizer, got {min(wanted, limit)}")
     if limit < wanted:
         log.warning("encoder.max_tokens: %d is over the model's own limit, using %d", wanted, limit)
     return min(wanted, limit)

@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-HUB_PATTERNS = ("*.json", "*.txt", "*.safetensors")
+HUB_PATTERNS = ("*.json", "*.txt", "*.jinja", "*.safetensors")
 
 
 def resolve_model(model: str, *, cache_dir: Path, s3: "S3Settings | None" = None) -> Path:
-    """The local folder of a model, fetched into cache_dir first where it is remote.
+    """The local folder of a model, fetched first where it is remote.
+
+    From s3:// it is fetched into cache_dir, a hub model into the cache that all tools of Hugging Face share (HF_HOME,
+    HF_HUB_CACHE). With HF_HUB_OFFLINE only what is in that cache is used.
 
     Raises ConfigError when there is no such folder, package or hub model, StoreUnavailable from s3://.
     """
@@ -40,7 +43,7 @@ def resolve_model(model: str, *, cache_dir: Path, s3: "S3Settings | None" = None
         return path.resolve()
     if model.startswith("file://") or path.exists() or not HUB_NAME.fullmatch(model):
         raise ConfigError(f"encoder.model: expected a model folder, got {model!r}, which is not a folder")
-    return _hub_folder(model, cache_dir)
+    return _hub_folder(model)
 
 
 def encoder_files(path: Path) -> list[str]:
@@ -101,13 +104,18 @@ def download_model(store: "Store", cache_dir: Path) -> Path:
     return target
 
 
-def _hub_folder(model: str, cache_dir: Path) -> Path:
+def _hub_folder(model: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    # HTTPError is that of the client it uses; errors of a proxy are of no other kind.
+    from huggingface_hub.errors import HFValidationError, HTTPError, IncompleteSnapshotError  # type: ignore[attr-defined]
 
     try:
-        return Path(snapshot_download(model, cache_dir=cache_dir / "hub", allow_patterns=list(HUB_PATTERNS)))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        return Path(snapshot_download(model, allow_patterns=list(HUB_PATTERNS)))
+    except IncompleteSnapshotError as error:
+        # Another tool fetched fewer files; whether these are enough is found when the folder is read.
+        return Path(error.snapshot_path)
+    except (HTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(
             f"encoder.model: expected a folder or a reachable hub model, got {model!r}: {reason}"

@@ -45,6 +45,6 @@ class EncodeStats:
     num_tokens: int = 0
     """Tokens the model saw: after truncation, special tokens included, padding not."""
     num_truncated: int = 0
-    """Texts that lost tokens to max_tokens."""
+    """Texts that lost tokens to max_tokens, or characters to the bound on what is tokenised at all."""
     num_oom_splits: int = 0
     """Batches that were halved because the device ran out of memory."""

@@ -29,6 +29,7 @@ Make = Callable[..., SentenceTransformer]
 Load = Callable[..., Encoder]
 
 EXACT, BRAIN = 0.99999, 0.999
+POOLINGS = ["mean", "cls", "lasttoken", "max", "mean_sqrt_len_tokens", "weightedmean", ("mean", "max")]
 PROMPTS = {"query": "search for: ", "document": "passage — ", "passage": "never used"}
 HEADS = {
     "none": [],
@@ -40,7 +41,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("dtype,least", [("float32", EXACT), ("bfloat16", BRAIN)])
-@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_every_pooling_equals_sentence_transformers(
     make_model: Make, load: Load, pooling: str, dtype: str, least: float
 ) -> None:
@@ -142,7 +143,7 @@ def test_a_text_without_any_token_still_gets_a_unit_vector(make_model: Make, loa
 
 
 @pytest.mark.parametrize("include_prompt", [True, False])
-@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_prompts_apply_as_encode_query_and_encode_document_apply_them(
     make_model: Make, load: Load, pooling: str, include_prompt: bool
 ) -> None:
@@ -290,6 +291,6 @@ def test_a_real_model_equals_sentence_transformers_on_many_languages(
     peer.max_seq_length = 128
     encoder = load_encoder(path, EncoderSettings(model="", device="cpu", dtype=dtype))
     assert lowest_cosine(encoder.encode(real_texts), peer.encode(real_texts)) >= least
-    assert encoder.stats.num_truncated == 1
+    assert encoder.stats.num_truncated == 2  # the last is one unknown word, but longer than is read
     assert (encoder.dim, encoder.max_tokens, encoder.device, encoder.dtype) == (384, 128, "cpu", dtype)
     assert torch.get_num_threads() == encoder.num_threads

@@ -46,6 +46,21 @@ def many() -> list[str]:
     return [" ".join(chosen.choices(words, k=chosen.randint(0, 30))) for _ in range(300)]
 
 
+class Watching:
+    """A tokenizer that notes the length of each text it is given."""
+
+    def __init__(self, backend: Any, seen: list[int]) -> None:
+        self._backend, self._seen = backend, seen
+
+    def encode_batch_fast(self, texts: list[str]) -> Any:
+        self._seen += map(len, texts)
+        return self._backend.encode_batch_fast(texts)
+
+    def encode(self, text: str) -> Any:
+        self._seen.append(len(text))
+        return self._backend.encode(text)
+
+
 def limit_rows(monkeypatch: pytest.MonkeyPatch, most: int, error: Callable[[], Exception]) -> None:
     """From now on a forward pass of more than `most` texts runs out of memory."""
     forward = encoder_module._forward
@@ -94,6 +109,46 @@ def test_a_list_longer_than_one_window_is_whole_and_in_order(
     monkeypatch.setattr(batching_module, "WINDOW", 64)
     windows = encoder.encode(many)
     assert ((windows * whole).sum(axis=1) > 0.99999).all()
+
+
+def test_a_giant_text_is_cut_before_it_is_tokenised(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = encoder.towers["document"].tokens
+    for text in ("the history of rome. " * 50_000, "日本の音楽" * 100_000, "🎧 " * 200_000, "a," * 300_000):
+        with monkeypatch.context() as whole:
+            whole.setattr(batching_module, "LEAST_CHARS", 10**9)
+            expected = tokens._tokenise([text], "")
+        seen: list[int] = []
+        with monkeypatch.context() as watched:
+            watched.setattr(tokens, "_backend", Watching(tokens._backend, seen))
+            found = tokens._tokenise([text], "")
+        assert (found[0], found[1].tolist()) == (expected[0], [True])
+        assert max(seen) <= 4_096
+
+
+@pytest.mark.parametrize("filler", [" ", "x", "\u200b", " \n\t"])
+def test_a_text_that_begins_with_much_that_is_no_token_is_read_on(encoder: Encoder, filler: str) -> None:
+    tokens = encoder.towers["document"].tokens
+    text = filler * (9_000 // len(filler)) + " jazz news"
+    ids, cut = tokens._tokenise([text, "jazz news"], "")
+    assert ids[0] == tokens._backend.encode(text).ids and not cut.any()
+    assert ids[0][-3:] == ids[1][-3:]
+
+
+def test_what_is_longer_than_is_ever_read_counts_as_truncated(encoder: Encoder) -> None:
+    encoder.encode([" " * 70_000 + "jazz", "jazz"])  # 1,024 characters for each of 64 tokens
+    assert encoder.stats.num_truncated == 1
+
+
+@given(st.lists(st.integers(0, 3_000), max_size=60))
+@settings(deadline=None)
+def test_texts_are_tokenised_in_chunks_that_hold_few_characters(lengths: list[int]) -> None:
+    texts = ["x" * length for length in lengths]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(batching_module, "CHUNK_CHARS", 5_000)
+        chunks = list(batching_module._chunks(texts, 2_000))
+    assert [row for chunk in chunks for row in range(len(texts))[chunk]] == list(range(len(texts)))
+    for chunk in chunks:
+        assert sum(min(length, 2_000) for length in lengths[chunk]) <= 5_000
 
 
 def test_no_texts_give_no_vectors(encoder: Encoder) -> None:

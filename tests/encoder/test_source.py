@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 from encoder.tiny_models import write_transformer
+from huggingface_hub._snapshot_download import TreeCacheEntry, write_tree_cache
 from sentence_transformers import SentenceTransformer
 
 from indexing.encoder import encoder_digest, encoder_files, resolve_model
@@ -57,6 +61,32 @@ def test_a_model_that_is_not_there_is_named(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match=words):
         resolve_model(model, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("with_listing", [False, True])
+def test_a_hub_model_is_taken_from_the_cache_of_hugging_face_without_a_network(
+    folder: Path, tmp_path: Path, with_listing: bool
+) -> None:
+    copy = tmp_path / "home" / "hub" / "models--somebody--tiny"
+    snapshot = copy / "snapshots" / ("a" * 40)
+    shutil.copytree(folder, snapshot)
+    (copy / "refs").mkdir()
+    (copy / "refs" / "main").write_text("a" * 40)
+    if with_listing:  # of a repository with more files than another tool fetched
+        names = [*(path.name for path in folder.iterdir()), "onnx/config.json"]
+        entries = {
+            name: TreeCacheEntry(size=1, blob_id="b", lfs_sha256=None, lfs_size=None, xet_hash=None) for name in names
+        }
+        write_tree_cache(str(copy), "a" * 40, entries)
+    code = "import indexing.encoder as encoder; print(encoder.resolve_model('somebody/tiny', cache_dir=None))"
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    environment.pop("HF_HUB_CACHE", None)
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert Path(done.stdout.strip()) == snapshot
+    assert encoder_digest(snapshot) == encoder_digest(folder)
 
 
 def test_a_model_on_s3_is_fetched_once_and_again_when_it_changes(

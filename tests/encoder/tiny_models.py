@@ -52,7 +52,8 @@ def _byte_pairs() -> PreTrainedTokenizerFast:
     )
 
 
-TOKENIZERS = {"llama": _byte_pairs, "qwen3": _byte_pairs}
+DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "phi3", "gpt2", "opt")
+TOKENIZERS = dict.fromkeys(DECODERS, _byte_pairs)
 BERT_SIZES: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -63,8 +64,30 @@ BERT_SIZES: dict[str, Any] = {
 }
 DECODER_SIZES = BERT_SIZES | {"num_key_value_heads": 2, "head_dim": 8, "bos_token_id": 1, "eos_token_id": 1}
 MODERN_TOKENS = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+T5_SIZES = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "pad_token_id": 0}
+RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16}
+ONE_GROUP = dict.fromkeys([f"{part}_groups" for part in ("q", "k", "v", "post_attention", "intermediate", "output")], 1)
 SIZES: dict[str, dict[str, Any]] = {
-    "t5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "pad_token_id": 0},
+    "t5": T5_SIZES,
+    "mt5": T5_SIZES,
+    "umt5": T5_SIZES,
+    "albert": BERT_SIZES | {"embedding_size": 16},
+    "electra": BERT_SIZES | {"embedding_size": 16},
+    "deberta-v2": BERT_SIZES | RELATIVE,
+    "longformer": BERT_SIZES | {"attention_window": [16, 16]},
+    "rembert": BERT_SIZES | {"input_embedding_size": 16, "output_embedding_size": 16},
+    "roformer": BERT_SIZES | {"embedding_size": 32},
+    "squeezebert": BERT_SIZES | ONE_GROUP | {"embedding_size": 32},
+    "convbert": BERT_SIZES | {"embedding_size": 16},
+    "eurobert": DECODER_SIZES,
+    "mistral": DECODER_SIZES,
+    "phi3": DECODER_SIZES,
+    "qwen2": DECODER_SIZES | {"vocab_size": 410},
+    "gemma2": DECODER_SIZES | {"query_pre_attn_scalar": 8, "sliding_window": 16},
+    "gemma3_text": DECODER_SIZES
+    | {"query_pre_attn_scalar": 8, "sliding_window": 16, "use_bidirectional_attention": True},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 80, "bos_token_id": 1, "eos_token_id": 1},
+    "opt": BERT_SIZES | {"ffn_dim": 64, "word_embed_proj_dim": 32, "bos_token_id": 1, "eos_token_id": 1},
     "distilbert": {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 80},
     "modernbert": BERT_SIZES | MODERN_TOKENS | {"global_attn_every_n_layers": 2, "local_attention": 8},
     "llama": DECODER_SIZES,
@@ -78,7 +101,7 @@ def write_transformer(folder: Path, kind: str = "bert", **config: Any) -> Path:
     tokenizer = TOKENIZERS.get(kind, _word_piece)()
     sizes = {"vocab_size": 400, **SIZES.get(kind, BERT_SIZES), **config}
     made = AutoConfig.for_model(kind, **sizes)
-    model = (AutoModelForTextEncoding if kind == "t5" else AutoModel).from_config(made)
+    model = (AutoModelForTextEncoding if kind in ("t5", "mt5", "umt5") else AutoModel).from_config(made)
     with torch.no_grad():
         for name, value in model.named_parameters():
             if value.ndim > 1:
