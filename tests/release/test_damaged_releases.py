@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from support.history import DAY_S
 from support.tiny_release import ReleaseMaker, bare_release, publish_bare, unit_vectors
 
@@ -155,6 +156,20 @@ def test_a_rollback_signs_only_what_a_trusted_key_has_signed(signed_store: Store
     roll_back(signed_store, 2, signing_key=KEY, trusted_keys=[OTHER.public_key()])
     roll_back(signed_store, 3, signing_key=KEY)
     assert read_release(signed_store, None, [KEY.public_key()]).number == 6
+
+
+def test_the_command_takes_older_keys_for_the_target_and_only_with_a_signing_key(
+    signed_store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private, public = tmp_path / "key.pem", tmp_path / "older.pem"
+    private.write_bytes(KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(OTHER.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    to_second = ["rollback", signed_store.url, "--to", "2"]
+    assert main([*to_second, "--trusted-key", str(public)]) == 2
+    assert "expected --signing-key with it" in capsys.readouterr().err
+    assert main([*to_second, "--signing-key", str(private)]) == 3
+    assert main([*to_second, "--signing-key", str(private), "--trusted-key", str(public)]) == 0
+    assert read_release(signed_store, None, [KEY.public_key()]).number == 5
 
 
 def test_a_rollback_without_the_key_is_refused_where_readers_expect_a_signature(signed_store: Store) -> None:
