@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.tiny_release import make_release
@@ -176,6 +177,7 @@ def use(metadata: pa.Table) -> list[dict[str, Any]]:
     return [record["metadata"] for record in json.loads(text)]
 
 
+@pytest.mark.case(28)
 @given(values=columns(), as_title=st.booleans())
 @settings(max_examples=100, suppress_health_check=list(HealthCheck), deadline=None)
 def test_a_hit_can_be_made_of_any_row(values: pa.Array, as_title: bool) -> None:
@@ -184,6 +186,7 @@ def test_a_hit_can_be_made_of_any_row(values: pa.Array, as_title: bool) -> None:
     assert [list(metadata) for metadata in made] == [[name]] * NUM_ROWS
 
 
+@pytest.mark.case(28)
 @given(values=columns())
 @settings(max_examples=100, suppress_health_check=list(HealthCheck), deadline=None)
 def test_a_hit_can_be_made_of_any_row_that_parquet_has_kept(values: pa.Array) -> None:

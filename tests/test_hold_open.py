@@ -47,6 +47,7 @@ def publish(store: Store, maker: ReleaseMaker, model: Path, **changes: str) -> n
     return vectors
 
 
+@pytest.mark.case(27)
 def test_an_open_release_needs_neither_cache_nor_store(
     store: Store, maker: ReleaseMaker, model: Path, tmp_path: Path
 ) -> None:
@@ -69,6 +70,7 @@ def test_an_open_shard_takes_no_file_descriptors(store: Store, maker: ReleaseMak
     assert opened.search(unit_vectors(1), k=1)[0][0].metadata
 
 
+@pytest.mark.case(27)
 def test_a_file_that_another_process_trims_while_a_shard_is_loaded_is_fetched_again(
     store: Store, maker: ReleaseMaker, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ def test_a_night_that_follows_a_release_of_its_own_line_carries_it_over(world: W
     assert is_carried_over(world.run().release)
 
 
+@pytest.mark.case(26)
 def test_a_night_that_signs_carries_nothing_over_from_an_unsigned_release_and_says_why(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -62,6 +63,7 @@ def test_a_night_that_signs_carries_nothing_over_from_an_unsigned_release_and_sa
     assert opened.release == release
 
 
+@pytest.mark.case(26)
 def test_a_change_of_keys_carries_over_what_the_older_key_has_signed(world: World) -> None:
     write_vectors(world.folder, len(IDS) - 10)
     signing(world, "a").run("publish", "publish.always=true")
@@ -71,6 +73,7 @@ def test_a_change_of_keys_carries_over_what_the_older_key_has_signed(world: Worl
     assert not is_carried_over(signing(changed, "b").run().release)
 
 
+@pytest.mark.case(26)
 def test_a_night_without_the_key_is_refused_where_readers_expect_a_signature(world: World) -> None:
     signature = signing(world, "a").run().release.signature
     assert signature is not None
@@ -85,6 +88,7 @@ def test_trusted_keys_without_a_signing_key_are_an_error(world: World) -> None:
         world.changed(publish=keys).run()
 
 
+@pytest.mark.case(25)
 def test_a_night_goes_past_a_damaged_release_and_builds_all_of_it(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

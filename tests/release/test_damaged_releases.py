@@ -53,6 +53,7 @@ def test_a_new_release_file_has_the_digest_of_itself_and_an_older_file_none() ->
     assert sign_release(older, KEY).digest == sealed.digest
 
 
+@pytest.mark.case(25)
 @pytest.mark.parametrize("is_signed", [False, True])
 def test_every_flipped_bit_of_a_release_file_is_found(tmp_path: Path, is_signed: bool) -> None:
     release = bare_release(1)
@@ -64,6 +65,7 @@ def test_every_flipped_bit_of_a_release_file_is_found(tmp_path: Path, is_signed:
             parse_release(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
 
 
+@pytest.mark.case(25)
 def test_a_reader_starts_on_the_newest_sound_release_and_names_the_damaged_one(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -77,6 +79,7 @@ def test_a_reader_starts_on_the_newest_sound_release_and_names_the_damaged_one(
         open_release(store.url, 3, **options)
 
 
+@pytest.mark.case(25)
 def test_a_live_release_takes_a_sound_release_before_a_damaged_one(store: Store, tmp_path: Path) -> None:
     live = LiveRelease(store.url, cache_dir=tmp_path / "cache")
     for _ in range(2):
@@ -96,6 +99,7 @@ def test_where_no_release_is_sound_the_newest_is_named(store: Store) -> None:
         newest_sound(store)
 
 
+@pytest.mark.case(25)
 def test_a_rollback_goes_past_a_damaged_release(store: Store) -> None:
     assert main(["rollback", store.url, "--to", "1"]) == 0
     release = read_release(store)
@@ -117,6 +121,7 @@ def test_a_commit_on_a_damaged_release_is_fine_and_one_before_it_a_conflict(stor
     assert commit_release(store, bare_release(4, collections=collections)) == read_release(store)
 
 
+@pytest.mark.case(25)
 def test_releases_shows_a_damaged_one_with_the_reason(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["releases", store.url, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -148,6 +153,7 @@ def signed_store(tmp_path: Path) -> Store:
     return store
 
 
+@pytest.mark.case(26)
 def test_a_rollback_signs_only_what_a_trusted_key_has_signed(signed_store: Store) -> None:
     for number in (1, 2):
         with pytest.raises(UntrustedError):
@@ -172,6 +178,7 @@ def test_the_command_takes_older_keys_for_the_target_and_only_with_a_signing_key
     assert read_release(signed_store, None, [KEY.public_key()]).number == 5
 
 
+@pytest.mark.case(26)
 def test_a_rollback_without_the_key_is_refused_where_readers_expect_a_signature(signed_store: Store) -> None:
     signature = read_release(signed_store).signature
     assert signature is not None
