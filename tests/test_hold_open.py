@@ -10,6 +10,7 @@ from support.tiny_encoder import write_tiny_encoder
 from support.tiny_release import DIM, ReleaseMaker, unit_vectors
 
 from indexing import open_release
+from indexing.dense.hnsw import load_graph
 from indexing.encoder import EncoderSettings, encoder_files, load_encoder, resolve_dtype
 from indexing.errors import ConfigError, DamagedError, StoreUnavailable
 from indexing.release.manifest import EncoderEntry, parse_release, release_to_bytes
@@ -151,3 +152,12 @@ def test_older_release_files_have_no_resolved_number_format(store: Store, maker:
     data = release_to_bytes(release)
     assert b"resolved_dtype" not in data
     assert parse_release(data).encoder == entry
+
+
+def test_a_graph_that_vanishes_between_its_check_and_its_loading_is_not_called_damaged(
+    maker: ReleaseMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker.collection("tracks", ["a", "b"], unit_vectors(2))
+    monkeypatch.setattr("indexing.dense.hnsw._check_header", lambda path, dim, num_items: path.unlink())
+    with pytest.raises(FileNotFoundError):
+        load_graph(tmp_path / "tracks-0.hnsw", DIM, 2)
