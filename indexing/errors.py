@@ -28,6 +28,10 @@ class DamagedError(DataError):
     """Stored bytes that are not what their digest, size or schema says."""
 
 
+class UntrustedError(DamagedError):
+    """A release that no trusted key has signed, though nothing says that it is damaged."""
+
+
 class ValidationFailed(NightcrateError):
     """A gate did not hold; nothing was published."""
 

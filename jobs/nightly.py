@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 
 from cluster.session import ray_session
 from indexing.release.lease import hold_lease
+from indexing.release.signing import require_key
 from indexing.store import Store
 from indexing.store.preflight import preflight
 from jobs.config.schema import Config
 from jobs.inputs.encoder import pin_encoder
 from jobs.inputs.inputs import Inputs, read_inputs
-from jobs.inputs.parent import current_release
+from jobs.inputs.parent import current_release, publisher_key
 from jobs.progress import Progress
 from jobs.run import Run, open_run
 from jobs.stages.build import build
@@ -61,7 +62,10 @@ def publish_night(run: Run, inputs: Inputs) -> Outcome:
     started = datetime.datetime.now(datetime.UTC)
     owner = f"process {os.getpid()} on {socket.gethostname()}, started {started:%F %T} UTC"
     with hold_lease(run.store, owner, wait=run.config.run.on_conflict == "wait") as lease:
-        inputs = inputs.following(current_release(run.store))
+        current = current_release(run.store, run.config.publish)
+        if current.release:
+            require_key(current.release, publisher_key(run.config.publish), "publish.signing_key", run.store.url)
+        inputs = inputs.on_top_of(current)
         with ray_session(run.config.ray.address):
             outcome = run_stages(run, inputs, "build")
             assert outcome.built is not None

@@ -107,6 +107,22 @@ def test_equal_scores_are_ordered_by_item_id_across_shards(tmp_path: Path, cache
     assert all(list(row) == item_ids for row in results.item_ids)
 
 
+@pytest.mark.parametrize("k", [1, 7, 49])
+def test_of_more_equal_scores_than_k_those_found_are_ordered_by_item_id(
+    tmp_path: Path, cache_dir: Path, k: int
+) -> None:
+    """Which of them are found is up to the graph, as `search` says: here the two best, and copies as there is room."""
+    item_ids = ["best", "second", *(f"copy-{i:03}" for i in range(50))]
+    vectors = np.concatenate([QUERIES[:1], unit_vectors(1, seed=3), np.repeat(VECTORS[:1], 50, axis=0)])
+    maker, url = ReleaseMaker(tmp_path), f"file://{tmp_path}/store"
+    maker.publish(open_store(url), maker.collection("copies", item_ids, vectors, num_shards=3))
+    results = open_release(url, cache_dir=cache_dir).search(QUERIES, k=k)
+    assert results.item_ids[0, 0] == "best"
+    for ids, scores in zip(results.item_ids, results.scores, strict=True):
+        assert len(set(ids)) == k
+        assert [item_id for _, item_id in sorted(zip(-scores, ids, strict=True))] == list(ids)
+
+
 def test_only_the_wanted_collections_are_loaded(published_url: str, cache_dir: Path) -> None:
     shows = open_release(published_url, cache_dir=cache_dir, collections=["shows"])
     assert set(shows.search(QUERIES, k=40).item_ids.ravel()) == set(SHOWS)

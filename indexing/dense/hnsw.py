@@ -153,13 +153,15 @@ class Graph:
 def load_graph(path: Path, dim: int, num_items: int) -> Graph:
     """The graph in the file at `path`. Check the file's digest first: hnswlib crashes on many altered files.
 
-    Raises DamagedError where the file's header is not that of a graph of `num_items` × `dim`, or it doesn't load.
+    Raises FileNotFoundError, and DamagedError where the file's header is not that of a graph of `num_items` × `dim`, or
+    it doesn't load.
     """
     _check_header(path, dim, num_items)
     index = hnswlib.Index("ip", dim)
     try:
         index.load_index(str(path))
     except RuntimeError as error:
+        path.stat()  # raises FileNotFoundError where it was deleted meanwhile
         raise DamagedError(f"{path}: hnswlib refuses the file: {error}") from error
     if index.get_current_count() != num_items:
         raise DamagedError(f"{path}: expected {num_items} items, got {index.get_current_count()}")

@@ -19,19 +19,38 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 __all__ = [
     "EncodeStats",
     "EncoderSettings",
+    "can_encode",
     "encoder_digest",
     "encoder_files",
     "load_encoder",
     "require_text",
+    "resolve_dtype",
     "resolve_model",
 ]
 
 
 def require_text() -> None:
     """Raises ConfigError where only the reader of releases is installed, without what encodes text."""
-    for module in ("torch", "transformers", "tokenizers", "safetensors"):
-        if importlib.util.find_spec(module) is None:
-            raise ConfigError(f"encoding text needs {module}, which is not installed: pip install 'nightcrate[text]'")
+    if module := _missing_module():
+        raise ConfigError(f"encoding text needs {module}, which is not installed: pip install 'nightcrate[text]'")
+
+
+def can_encode() -> bool:
+    """Whether what encodes text is installed."""
+    return _missing_module() is None
+
+
+def _missing_module() -> str | None:
+    modules = ("torch", "transformers", "tokenizers", "safetensors")
+    return next((module for module in modules if importlib.util.find_spec(module) is None), None)
+
+
+def resolve_dtype(settings: EncoderSettings) -> str | None:
+    """The number format in which `load_encoder` would load here; None where the device is not on this machine."""
+    require_text()
+    from indexing.encoder.device import dtype_here
+
+    return dtype_here(settings.dtype, settings.device)
 
 
 def load_encoder(path: Path, settings: EncoderSettings, *, num_threads: int | None = None) -> "Encoder":

@@ -28,6 +28,15 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def dtype_here(name: str, device: str) -> str | None:
+    """What `pick_dtype` gives on this machine: float32 or bfloat16; None where it has no such device."""
+    is_here = not device.startswith("cuda") or int(device[5:] or 0) < torch.cuda.device_count()
+    if name == "auto" and not is_here:
+        return None
+    dtype = pick_dtype(name, pick_device(device if is_here else "cpu"))
+    return str(dtype).removeprefix("torch.")
+
+
 def cpu_flags() -> set[str]:
     """The processor's features as Linux lists them; empty elsewhere."""
     path = Path("/proc/cpuinfo")

@@ -9,6 +9,7 @@ import json
 import math
 import reprlib
 import types
+from collections.abc import Iterable
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from indexing.errors import DamagedError
@@ -16,6 +17,8 @@ from indexing.errors import DamagedError
 T = TypeVar("T")
 MAX_INT = 2**63 - 1
 MAX_DEPTH = 32
+MAX_PATH = 200
+"""Characters of a field's path that an error shows."""
 
 
 def encode_canonical(value: Any) -> bytes:
@@ -23,18 +26,33 @@ def encode_canonical(value: Any) -> bytes:
 
     A field that defaults to None is left out while it is None, so that later fields don't change older files.
     """
-    plain = to_plain(value)
     try:
-        return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        return _dump(to_plain(value))
     except ValueError as error:
+        raise DamagedError(f"expected finite numbers and Unicode texts, got: {reprlib.repr(str(error))}") from error
+
+
+def split_fields(data: bytes, names: Iterable[str]) -> tuple[dict[str, Any], bytes]:
+    """The top-level fields `names` of a JSON object, those that it has, and the canonical bytes of all others.
+
+    Checks no types, so that it is fast on any data. Raises DamagedError for what is no JSON object.
+    """
+    value = _load(data)
+    if not isinstance(value, dict):
+        raise DamagedError(f"expected a JSON object, got {type(value).__name__}")
+    found = {name: value.pop(name) for name in names if name in value}
+    try:
+        return found, _dump(value)
+    except (ValueError, RecursionError) as error:
         raise DamagedError(f"expected finite numbers and Unicode texts, got: {reprlib.repr(str(error))}") from error
 
 
 def to_plain(value: Any) -> Any:
     """Dataclasses as dicts and tuples as lists, for JSON."""
     if dataclasses.is_dataclass(value):
-        optional = _optional_fields(type(value))
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        kind: Any = type(value)
+        optional = _optional_fields(kind)
+        fields = {name: getattr(value, name) for name in _field_names(kind)}
         return {name: to_plain(item) for name, item in fields.items() if item is not None or name not in optional}
     if isinstance(value, tuple | list):
         return [to_plain(item) for item in value]
@@ -55,17 +73,25 @@ def decode_strict(kind: type[T], data: bytes) -> T:
     Fields may be str, int (0 … 2⁶³-1), float, bool, Literal, a dataclass, `tuple[X, ...]`, `dict[str, X]`, `X | None`,
     or Any for free JSON. Only the canonical form is accepted, so equal releases have equal bytes.
     """
+    value = _load(data)
+    decoded = from_plain(kind, value)
+    if _dump(value) != data:  # nothing that `from_plain` accepts reads otherwise than it is written
+        raise DamagedError("expected canonical JSON (sorted distinct keys, no spaces), got another form of it")
+    return decoded
+
+
+def _load(data: bytes) -> Any:
     try:
-        value = json.loads(data.decode())
-        decoded = from_plain(kind, value)
-        is_canonical = encode_canonical(decoded) == data
+        return json.loads(data.decode())
     except ValueError as error:
         raise DamagedError(f"expected JSON, got {len(data)} bytes that are not: {reprlib.repr(str(error))}") from error
     except RecursionError as error:
         raise DamagedError(f"expected JSON of a sane depth, got {len(data)} bytes nested too deeply") from error
-    if not is_canonical:
-        raise DamagedError("expected canonical JSON (sorted distinct keys, no spaces), got another form of it")
-    return decoded
+
+
+def _dump(plain: Any) -> bytes:
+    """Raises ValueError for NaN, infinite numbers and lone surrogates."""
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def _decode(hint: Any, value: Any, path: str) -> Any:
@@ -98,11 +124,20 @@ def _decode_object(kind: type, value: Any, path: str) -> Any:
     for name in sorted((hints.keys() ^ fields.keys()) - (_optional_fields(kind) - fields.keys())):
         state = "missing" if name in hints else "unknown"
         raise DamagedError(f"{state} field {reprlib.repr(name)} in {path or 'the top level'}")
+    for name in _optional_fields(kind) & fields.keys():
+        if fields[name] is None:
+            raise DamagedError(f"{path or 'top level'}: expected a value for {name}, or no such field, got null")
     dot = f"{path}." if path else ""
     return kind(**{name: _decode(hint, fields[name], f"{dot}{name}") for name, hint in hints.items() if name in fields})
 
 
-def _optional_fields(kind: type) -> frozenset[str]:
+@functools.cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+@functools.cache
+def _optional_fields(kind: Any) -> frozenset[str]:
     """Fields that came later: absent from older files, and from newer ones while they are None."""
     return frozenset(field.name for field in dataclasses.fields(kind) if field.default is None)
 
@@ -126,25 +161,43 @@ def _count(value: Any, path: str) -> int:
 
 
 def _text(value: str, path: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise DamagedError(f"{path}: expected Unicode text, got a lone surrogate in {reprlib.repr(value)}") from error
+    if not _is_unicode(value):
+        raise DamagedError(f"{path}: expected Unicode text, got a lone surrogate in {reprlib.repr(value)}")
     return value
 
 
-def _checked_json(value: Any, path: str, depth: int = 0) -> Any:
+def _checked_json(value: Any, path: str) -> Any:
     """Free JSON up to `MAX_DEPTH`: texts that UTF-8 can hold, numbers that a float64 or int64 can."""
+    if problem := _json_problem(value, 0):
+        where, reason = problem
+        raise DamagedError(f"{(path + where)[:MAX_PATH]}: {reason}")
+    return value
+
+
+def _json_problem(value: Any, depth: int) -> tuple[str, str] | None:
+    """(path below `value`, what is wrong there). The path is made only where something is wrong: files are large."""
     if depth > MAX_DEPTH:
-        raise DamagedError(f"{path[:80]}: expected at most {MAX_DEPTH} levels, got more")
-    if isinstance(value, str):
-        return _text(value, path)
+        return "", f"expected at most {MAX_DEPTH} levels, got more"
     if isinstance(value, dict):
         for key, item in value.items():
-            _checked_json(item, f"{path}[{reprlib.repr(_text(key, path))}]", depth + 1)
+            if problem := _json_problem(key, depth) or _json_problem(item, depth + 1):
+                return f"[{reprlib.repr(key)}]{problem[0]}", problem[1]
     elif isinstance(value, list):
         for i, item in enumerate(value):
-            _checked_json(item, f"{path}[{i}]", depth + 1)
+            if problem := _json_problem(item, depth + 1):
+                return f"[{i}]{problem[0]}", problem[1]
+    elif isinstance(value, str):
+        if not _is_unicode(value):
+            return "", f"expected Unicode text, got a lone surrogate in {reprlib.repr(value)}"
     elif not (math.isfinite(value) if isinstance(value, float) else abs(value or 0) <= MAX_INT):
-        raise DamagedError(f"{path}: expected a finite number, got {reprlib.repr(value)}")
-    return value
+        return "", f"expected a finite number, got {reprlib.repr(value)}"
+    return None
+
+
+def _is_unicode(value: str) -> bool:
+    """False for a text with a lone surrogate, which UTF-8 cannot hold."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

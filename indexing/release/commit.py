@@ -1,11 +1,20 @@
 """Publishing and reading releases: blobs first, each verified, then one release file that is created only if absent."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from indexing.errors import ConfigError, DamagedError, ObjectNotFound, PublishConflict, StoreUnavailable
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from indexing.errors import (
+    ConfigError,
+    DamagedError,
+    ObjectNotFound,
+    PublishConflict,
+    StoreUnavailable,
+    UntrustedError,
+)
 from indexing.release.lease import wait_for_prune
 from indexing.release.manifest import (
     MAX_RELEASE_BYTES,
@@ -16,11 +25,15 @@ from indexing.release.manifest import (
     release_number,
     release_to_bytes,
 )
+from indexing.release.seal import seal
+from indexing.release.signing import check_signed_bytes
 from indexing.store import ObjectInfo, Store
 from indexing.store.blobs import Blob, Fetch, blob_key, hash_object
 
 UPLOAD_THREADS = 8
 NUM_RESENDS = 3
+MAX_LOOK_BACK = 16
+"""Releases that are tried for a sound one."""
 YOUNG_S = 3600.0
 """The age up to which a publish trusts a blob that merely lies in the store; no prune takes one that young."""
 
@@ -43,25 +56,57 @@ def release_numbers(store: Store) -> list[int]:
     return sorted(number for number in numbers if number is not None)
 
 
-def read_release(store: Store, number: int | None = None) -> Release:
-    """The release of that number, the current one by default.
+def read_release(store: Store, number: int | None = None, keys: Sequence[Ed25519PublicKey] | None = None) -> Release:
+    """The release of that number, the current one by default; with `keys`, only if one of these has signed it.
 
-    Raises ConfigError where there is none, DamagedError where its file is not a valid release.
+    Raises ConfigError where there is none, DamagedError where its file is not a valid release, UntrustedError where it
+    is signed by none of `keys`.
     """
-    if number is None:
-        number = next(reversed(release_numbers(store)), None)
-        if number is None:
-            raise ConfigError(f"no release in {store.url}: run nightly first")
+    number = require_releases(store)[-1] if number is None else number
     key = release_key(number)
     try:
-        release = parse_release(store.get(key, max_bytes=MAX_RELEASE_BYTES))
+        data = store.get(key, max_bytes=MAX_RELEASE_BYTES)
+        if keys is not None:
+            check_signed_bytes(data, keys)  # first, since it is cheap and says whether to look any further
+        release = parse_release(data)
     except ObjectNotFound as error:
         raise ConfigError(f"no release {number} in {store.url}: {_describe_range(release_numbers(store))}") from error
     except DamagedError as error:
-        raise DamagedError(f"{store.url}: {key}: {error}") from error
+        raise type(error)(f"{store.url}: {key}: {error}") from error
     if release.number != number:
         raise DamagedError(f"{store.url}: {key}: number: expected {number}, got {release.number}")
     return release
+
+
+def newest_sound(store: Store, keys: Sequence[Ed25519PublicKey] | None = None, after: int = 0) -> Release:
+    """The newest release after number `after` whose file is sound, and signed by one of `keys` if given.
+
+    Looks at the last `MAX_LOOK_BACK`.
+    Newer ones that are damaged are named in a warning, and those that no trusted key has signed in an error line:
+    going back to an older release must not be silent. Raises ConfigError where there is no release, what
+    `read_release` raises for the newest where none is sound.
+    """
+    passed: list[DamagedError] = []
+    numbers = [number for number in require_releases(store) if number > after]
+    for number in reversed(numbers[-MAX_LOOK_BACK:]):
+        try:
+            release = read_release(store, number, keys)
+        except DamagedError as error:
+            passed.append(error)
+            continue
+        for reason in passed:
+            level = logging.ERROR if isinstance(reason, UntrustedError) else logging.WARNING
+            logger.log(level, "%s; release %d is used, the newest before it that is sound", reason, number)
+        return release
+    raise passed[0]
+
+
+def require_releases(store: Store) -> list[int]:
+    """`release_numbers`, at least one. Raises ConfigError where there is none."""
+    numbers = release_numbers(store)
+    if not numbers:
+        raise ConfigError(f"no release in {store.url}: run nightly first")
+    return numbers
 
 
 def upload_blobs(
@@ -102,8 +147,10 @@ def upload_blobs(
     )
 
 
-def publish_release(store: Store, release: Release, upload: Callable[[], None], check: Callable[[], None]) -> None:
+def publish_release(store: Store, release: Release, upload: Callable[[], None], check: Callable[[], None]) -> Release:
     """Sends the blobs by `upload`, commits the release, and sees to it that no prune has taken a blob meanwhile.
+
+    Returns the release as it is published.
 
     `upload` is called again when blobs are missing, and sends those that are. `check` raises when this process may not
     go on (its lease is lost); a process that is stopped after that, and loses its lease then, is why the blobs are
@@ -114,9 +161,10 @@ def publish_release(store: Store, release: Release, upload: Callable[[], None], 
     upload()
     resend_missing(store, release, upload)
     check()
-    commit_release(store, release)
+    release = commit_release(store, release)
     wait_for_prune(store)
     resend_missing(store, release, upload)
+    return release
 
 
 def resend_missing(store: Store, release: Release, upload: Callable[[], None]) -> None:
@@ -134,11 +182,14 @@ def resend_missing(store: Store, release: Release, upload: Callable[[], None]) -
         )
 
 
-def commit_release(store: Store, release: Release) -> None:
+def commit_release(store: Store, release: Release) -> Release:
     """Publishes the release: its file is the commit point, and every blob must be in the store by now.
 
-    Raises PublishConflict where another release came in between; nothing is overwritten.
+    Returns it as it is published: with the digest of itself, which a signed one has already. The releases before it
+    may be damaged. Raises PublishConflict where another release came in between; nothing is overwritten.
     """
+    if release.signature is None:
+        release = seal(release)
     data = release_to_bytes(release)
     current = next(reversed(release_numbers(store)), None)
     if current != release.parent:
@@ -148,6 +199,7 @@ def commit_release(store: Store, release: Release) -> None:
         raise _conflict(store, release, release.number)
     if store.get(key, max_bytes=MAX_RELEASE_BYTES) != data:
         raise StoreUnavailable(f"{store.url}: expected the release just written in {key}, got other bytes")
+    return release
 
 
 def missing_blobs(store: Store, release: Release) -> list[str]:
@@ -189,8 +241,11 @@ def _find(store: Store, blob: Blob) -> ObjectInfo | None:
 def _conflict(store: Store, release: Release, current: int | None) -> PublishConflict:
     came = "there is none"
     if current is not None:
-        other = read_release(store, current)
-        came = f"release {current} by {other.writer_id} at {other.created_at} is"
+        try:
+            other = read_release(store, current)
+            came = f"release {current} by {other.writer_id} at {other.created_at} is"
+        except DamagedError as error:
+            came = f"release {current} is, whose file is damaged ({error})"
     expected = f"release {release.parent}" if release.parent else "no release"
     return PublishConflict(f"{store.url}: expected {expected} to be current, but {came}: start again from it")
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn
 from indexing.dense.params import IndexParams
 from indexing.errors import DamagedError
 from indexing.release.codec import MAX_INT, decode_strict, encode_canonical
+from indexing.release.seal import check_digest
 from indexing.store.blobs import Blob
 
 MAX_RELEASE_BYTES = 32 * 1024 * 1024
@@ -35,9 +36,12 @@ class EncoderEntry:
     dim: int
     max_tokens: int
     dtype: str
+    """As configured: auto, float32 or bfloat16."""
     prompts: dict[str, str]
     """Text put before an input, by kind: "query", "document"."""
     files: tuple[EncoderFile, ...]
+    resolved_dtype: str | None = None
+    """What `dtype` was where the release was validated; None in releases from before there was this field."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +148,8 @@ class Release:
     report: Blob | None
     tools: dict[str, str]
     """Versions of what built it."""
+    digest: str | None = None
+    """SHA-256 of the canonical bytes without this field and `signature`; None in older releases."""
     signature: Signature | None = None
     """By the publisher, over the canonical bytes of everything else."""
 
@@ -182,6 +188,7 @@ def release_to_bytes(release: Release) -> bytes:
 def parse_release(data: bytes) -> Release:
     """The release that `data` holds. DamagedError, one line naming the field, for anything that is not one."""
     release = decode_strict(Release, data)
+    check_digest(data)
     _check_head(release)
     for position, collection in enumerate(release.collections):
         _check_collection(collection, f"collections[{position}]")
@@ -249,6 +256,8 @@ def _check_encoder(encoder: EncoderEntry, dim: int) -> None:
         _refuse("encoder.digest", "64 hex digits", encoder.digest)
     if encoder.dim != dim:
         _refuse("encoder.dim", f"{dim}, as the release", encoder.dim)
+    if encoder.resolved_dtype not in (None, "float32", "bfloat16"):
+        _refuse("encoder.resolved_dtype", "float32 or bfloat16", encoder.resolved_dtype)
     if encoder.max_tokens < 1:
         _refuse("encoder.max_tokens", "1 or more", encoder.max_tokens)
     if not encoder.files:

@@ -93,6 +93,12 @@ def encoder_url(store: Store, entry: AcceptedEncoder) -> str:
     return f"{store.url}/{files_prefix(entry.digest)}"
 
 
+def digest_of_url(url: str) -> str | None:
+    """The digest that the encoder at such an address must have; None for any other address."""
+    match = re.fullmatch(rf".+/{re.escape(PREFIX)}files/([0-9a-f]{{64}})/?", url)
+    return match[1] if match else None
+
+
 def files_prefix(digest: str) -> str:
     return f"{PREFIX}files/{digest}"
 

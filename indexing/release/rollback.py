@@ -3,17 +3,17 @@
 import datetime
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from indexing.errors import ConfigError, DamagedError
-from indexing.release.commit import commit_release, missing_blobs, read_release
+from indexing.release.commit import commit_release, missing_blobs, newest_sound, read_release, require_releases
 from indexing.release.lease import wait_for_prune
 from indexing.release.manifest import Release
-from indexing.release.signing import sign_release
+from indexing.release.signing import require_key, sign_release
 from indexing.release.verify import verify_release
 from indexing.store import Store
 from indexing.store.blobs import Blob, blob_key
@@ -27,19 +27,25 @@ def roll_back(
     *,
     check: Callable[[], None] = lambda: None,
     signing_key: Ed25519PrivateKey | None = None,
+    trusted_keys: Sequence[Ed25519PublicKey] = (),
 ) -> Release:
     """Publishes the content of release `to` as the next release, once every byte of it has been verified.
 
-    Without `signing_key` the new release is unsigned, since a signature covers the number too. `on_blob` is called for
+    With `signing_key` the new release is signed, and release `to` must be signed by that key or one of `trusted_keys`.
+    The current release may be damaged. `on_blob` is called for
     each blob that was verified; `check` between blobs and before the commit, and raises when this process may not go on
     (its lease is lost).
 
-    Raises ConfigError when there is no such release or it is the current one, DamagedError when a blob of it is gone or
-    altered, PublishConflict when another release came in between.
+    Raises ConfigError when there is no such release, it is the current one, or an unsigned release would follow a
+    signed one, UntrustedError when it is signed by no such key, DamagedError when its file or a blob of it is damaged
+    or deleted, PublishConflict when another release came in between.
     """
-    current, target = read_release(store), read_release(store, to)
-    if current.number == to:
+    number = require_releases(store)[-1]
+    if number == to:
         raise ConfigError(f"{store.url}: release {to} is the current one already, expected an earlier number")
+    target = read_release(store, to, [signing_key.public_key(), *trusted_keys] if signing_key else None)
+    current = newest_sound(store)
+    require_key(current, signing_key, "--signing-key", store.url)
 
     def verified(blob: Blob) -> None:
         check()
@@ -50,8 +56,8 @@ def roll_back(
     verify_release(store, target, verified)
     release = replace(
         target,
-        number=current.number + 1,
-        parent=current.number,
+        number=number + 1,
+        parent=number,
         kind="rollback",
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         writer_id=uuid.uuid4().hex,
@@ -60,7 +66,7 @@ def roll_back(
     if signing_key:
         release = sign_release(release, signing_key)
     check()
-    commit_release(store, release)
+    release = commit_release(store, release)
     wait_for_prune(store)
     if missing := missing_blobs(store, release):
         raise DamagedError(

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from indexing.dense.hnsw import Graph, load_graph
 from indexing.errors import DamagedError
 from indexing.release.manifest import Collection, Shard
-from indexing.store.blobs import Fetch
+from indexing.store.blobs import Blob, Fetch
 from indexing.vectors import NORM_TOLERANCE
 
 BLOCK_ROWS = 8192
@@ -44,8 +44,9 @@ class LoadedShard:
 def load_shard(fetch: Fetch, dim: int, collection: Collection, shard: Shard) -> LoadedShard:
     """The shard in memory. Raises DamagedError where its files don't fit the release file."""
     where = f"collection {collection.name} shard {shard.number}"
-    for _, blob in shard.blobs():
-        fetch(blob)  # now, so that hits can be shown whatever becomes of the store
+    metadata = [shard.metadata, *(delta.metadata for delta in shard.deltas or ())]
+    # Mapped now, so that hits can be shown whatever becomes of the store and of the cache.
+    mapped = {blob.sha256: map_file(fetch(blob)) for blob in metadata}
     rows = read_rows(fetch, shard, where)
     return LoadedShard(
         collection=collection.name,
@@ -54,8 +55,16 @@ def load_shard(fetch: Fetch, dim: int, collection: Collection, shard: Shard) -> 
         ef_search=collection.ef_search,
         graph=open_graph(fetch, dim, shard, where),
         item_ids=rows["item_id"],
-        read_metadata=lambda: read_metadata(fetch, shard, where),
+        read_metadata=lambda: read_metadata(lambda blob: mapped[blob.sha256], shard, where),
     )
+
+
+def map_file(path: Path) -> pa.Buffer:
+    """The file's bytes, mapped: they can be read when it is deleted, and take no file descriptor."""
+    if not path.stat().st_size:
+        return pa.py_buffer(b"")  # which cannot be mapped
+    with pa.memory_map(str(path)) as file:
+        return file.read_buffer()
 
 
 def open_graph(fetch: Fetch, dim: int, shard: Shard, where: str) -> Graph:
@@ -104,7 +113,7 @@ def read_live_rows(fetch: Fetch, shard: Shard, where: str) -> pa.Table:
     return rows.take(labels).append_column("label", pa.array(labels))
 
 
-def read_metadata(fetch: Fetch, shard: Shard, where: str) -> pa.Table:
+def read_metadata(fetch: Callable[[Blob], Path | pa.Buffer], shard: Shard, where: str) -> pa.Table:
     """The columns to display, by label."""
     tables = [read_table(fetch(shard.metadata), shard.num_base_rows, f"metadata of {where}")]
     for number, delta in enumerate(shard.deltas or ()):
@@ -159,10 +168,13 @@ def check_items(table: pa.Table, where: str) -> pa.Table:
     return table
 
 
-def read_table(path: Path, num_rows: int, where: str, columns: list[str] | None = None) -> pa.Table:
+def read_table(source: Path | pa.Buffer, num_rows: int, where: str, columns: list[str] | None = None) -> pa.Table:
     """A Parquet file of one row an item. Raises DamagedError for other columns or rows, or another format."""
     try:
-        table = pq.read_table(path, columns=columns, partitioning=None)
+        opened = pa.BufferReader(source) if isinstance(source, pa.Buffer) else source
+        table = pq.read_table(opened, columns=columns, partitioning=None)
+    except FileNotFoundError:
+        raise  # it is not damaged: a cache was trimmed
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(f"{where}: expected a Parquet file, got {str(error).splitlines()[0][:200]}") from error
     if columns and table.column_names != columns:

@@ -9,14 +9,18 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
-from indexing.errors import ConfigError, DamagedError
-from indexing.release.codec import encode_canonical
+from indexing.errors import ConfigError, DamagedError, UntrustedError
+from indexing.release.codec import encode_canonical, from_plain, split_fields
 from indexing.release.manifest import Release, Signature
+from indexing.release.seal import seal
+
+Keys = TypeVar("Keys", bound=Sequence[Ed25519PublicKey])
 
 
 def load_private_key(path: Path) -> Ed25519PrivateKey:
@@ -43,32 +47,63 @@ def _parse(path: Path, parse: Callable[[bytes], object]) -> object:
 
 
 def sign_release(release: Release, key: Ed25519PrivateKey) -> Release:
-    """The release with this key's signature in place of any other."""
-    signature = key.sign(_signed_bytes(release)).hex()
-    return replace(release, signature=Signature(key_id=key_id(key.public_key()), ed25519=signature))
+    """The release, sealed, with this key's signature in place of any other."""
+    sealed = seal(release)
+    signature = key.sign(encode_canonical(sealed)).hex()
+    return replace(sealed, signature=Signature(key_id=key_id(key.public_key()), ed25519=signature))
 
 
 def check_signature(release: Release, keys: Sequence[Ed25519PublicKey], source: str) -> None:
-    """Raises DamagedError unless one of `keys` has signed this release as it is."""
-    if release.signature is None:
-        raise DamagedError(
-            f"{source}: expected a release signed by a trusted key, got release {release.number} unsigned"
-        )
-    fitting = [key for key in keys if key_id(key) == release.signature.key_id]
-    if not fitting:
-        raise DamagedError(
-            f"{source}: expected release {release.number} signed by {' or '.join(map(key_id, keys))}, "
-            f"got the key {release.signature.key_id[:16]!r}"
+    """Raises UntrustedError or DamagedError, which name `source`, unless one of `keys` has signed this release."""
+    try:
+        check_signed_bytes(encode_canonical(release), keys)
+    except DamagedError as error:
+        raise type(error)(f"{source}: release {release.number}: {error}") from error
+
+
+def check_signed_bytes(data: bytes, keys: Sequence[Ed25519PublicKey]) -> None:
+    """Checks a release file's signature before anything else in it is looked at.
+
+    Raises UntrustedError for a file that is unsigned, or signed by another key than `keys`, DamagedError for one that
+    is not as it was signed, and ConfigError where there are no keys.
+    """
+    _require_some(keys)
+    found, signed = split_fields(data, ("signature",))
+    if "signature" not in found:
+        raise UntrustedError("expected it signed by a trusted key, got it unsigned")
+    signature = from_plain(Signature, found["signature"])
+    key = next((key for key in keys if key_id(key) == signature.key_id), None)
+    if key is None:
+        raise UntrustedError(
+            f"expected it signed by {' or '.join(map(key_id, keys))}, got the key {signature.key_id[:16]!r}"
         )
     try:
-        fitting[0].verify(bytes.fromhex(release.signature.ed25519), _signed_bytes(release))
+        key.verify(bytes.fromhex(signature.ed25519), signed)
     except (InvalidSignature, ValueError) as error:
-        raise DamagedError(f"{source}: release {release.number} is not what its publisher signed") from error
+        raise DamagedError("it is not what its publisher signed") from error
+
+
+def require_key(current: Release, key: Ed25519PrivateKey | None, setting: str, source: str) -> None:
+    """Raises ConfigError where an unsigned release would follow a signed one: readers with a key would refuse it."""
+    if key is None and current.signature is not None:
+        raise ConfigError(
+            f"{source}: release {current.number} is signed by the key {current.signature.key_id}, and its readers "
+            f"would refuse an unsigned release after it; name that private key, or its successor, with {setting}"
+        )
 
 
 def key_id(key: Ed25519PublicKey) -> str:
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
 
 
-def _signed_bytes(release: Release) -> bytes:
-    return encode_canonical(replace(release, signature=None))
+def load_trusted_keys(paths: Sequence[Path] | None) -> list[Ed25519PublicKey] | None:
+    """None where signatures are not looked at. Raises ConfigError for an empty list, which would trust nobody."""
+    if paths is None:
+        return None
+    return _require_some([load_public_key(path) for path in paths])
+
+
+def _require_some(keys: Keys) -> Keys:
+    if not keys:
+        raise ConfigError("trusted_keys: expected at least one public key, got an empty list; None accepts any release")
+    return keys

@@ -1,21 +1,11 @@
 """Queries before they are searched for: checked, encoded, put into an order that searches fast."""
 
 import difflib
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from indexing.errors import ConfigError
-from indexing.release.manifest import EncoderEntry
-from indexing.store import Store
-from indexing.store.cache import BlobCache
-
-if TYPE_CHECKING:
-    from indexing.encoder.encoder import Encoder
-
 
 MAX_QUERY_CHARACTERS = 10_000
 MAX_PIVOTS = 128
@@ -71,16 +61,3 @@ def _choose(names: Sequence[str] | None, known: list[str]) -> set[str]:
             near = difflib.get_close_matches(name, known, n=3) or known[:10]
             raise ConfigError(f"unknown collection {name!r}: did you mean {' or '.join(near)}?")
     return set(known if names is None else names)
-
-
-def load_release_encoder(store: Store, cache: BlobCache, entry: EncoderEntry) -> "Encoder":
-    """The release's own encoder, from a folder of links to the verified files, which is gone once it is in memory."""
-    from indexing.encoder import EncoderSettings, load_encoder, require_text
-
-    require_text()  # before its files are fetched
-    with tempfile.TemporaryDirectory(prefix="encoder-") as folder:
-        for file in entry.files:
-            target = Path(folder, file.path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(cache.fetch(store, file.blob).resolve())
-        return load_encoder(Path(folder), EncoderSettings(model=folder, max_tokens=entry.max_tokens, dim=entry.dim))

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexing.encoder import require_text
 from indexing.errors import ConfigError
 from indexing.release.manifest import Release
 from indexing.release.shard import LoadedShard
-from indexing.search.queries import _choose, check_texts, check_vectors, load_release_encoder, order_by_likeness
-from indexing.store import Store
-from indexing.store.cache import BlobCache
+from indexing.search.held_encoder import HeldEncoder
+from indexing.search.queries import _choose, check_texts, check_vectors, order_by_likeness
+from indexing.search.values import row_values
 
 if TYPE_CHECKING:
     from indexing.encoder.encoder import Encoder
@@ -32,15 +33,21 @@ class Hit:
     """Cosine similarity of query and item."""
     collection: str
     metadata: dict[str, Any]
-    """The columns to display: title, creators …"""
+    """The columns to display: title, creators …
+
+    A value that Python has no type for, such as the date `infinity`, is its text.
+    """
 
 
 class OpenRelease:
     """A release in memory. It doesn't change any more, and any number of threads may search it."""
 
-    def __init__(self, release: Release, shards: list[LoadedShard], store: Store, cache: BlobCache) -> None:
+    def __init__(
+        self, release: Release, shards: list[LoadedShard], encoder: HeldEncoder | None, source: str = ""
+    ) -> None:
+        """`source` is the store's address, for messages."""
         self.release, self.shards = release, shards
-        self._store, self._cache = store, cache
+        self._held_encoder, self._source = encoder, source
         self._encoding = threading.Lock()  # an encoder serves one thread at a time
         self.item_ids = pa.chunked_array([chunk for shard in shards for chunk in shard.item_ids.chunks], pa.string())
         self.first_rows = np.cumsum([0] + [shard.num_rows for shard in shards])[:-1]
@@ -57,7 +64,10 @@ class OpenRelease:
         k: int = 10,
         collections: str | Sequence[str] | None = None,
     ) -> "list[Hit] | Results":
-        """The k best items of each query, best first; equal scores by item id.
+        """The k best items of each query, best first; among these k, equal scores by item id.
+
+        Where more items share the k-th score than there is room for, which of them are found is up to the graph, and
+        may differ in the next release.
 
         `queries`: one text (a list of hits comes back), or a list of texts, or float (num_queries, dim) vectors
         (normalised here), answered together on all cores. Raises ConfigError for queries that can't be answered:
@@ -108,12 +118,12 @@ class OpenRelease:
 
     @cached_property
     def _encoder(self) -> "Encoder":
-        entry = self.release.encoder
-        if entry is None:
-            raise ConfigError(
-                f"{self._store.url}: release {self.release.number} has no encoder: pass vectors, not text"
-            )
-        return load_release_encoder(self._store, self._cache, entry)
+        if self.release.encoder is None:
+            raise ConfigError(f"{self._source}: release {self.release.number} has no encoder: pass vectors, not text")
+        if self._held_encoder is None:
+            require_text()
+            raise ConfigError(f"{self._source}: release {self.release.number} was opened where text cannot be encoded")
+        return self._held_encoder.load()
 
 
 class Results(Sequence[list[Hit]]):
@@ -158,7 +168,7 @@ class Results(Sequence[list[Hit]]):
             item_id=shard.item_ids[label].as_py(),
             score=float(score),
             collection=shard.collection,
-            metadata=shard.metadata.slice(label, 1).to_pylist()[0],
+            metadata=row_values(shard.metadata, label),
         )
 
     def _shard_numbers(self, rows: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A release that follows its store: serves one, and flips to a newer one once that has stood every check."""
+"""A release that follows its store: serves one, and flips to a newer one once that passes every check."""
 
 import logging
 import threading
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from indexing.errors import DamagedError
-from indexing.release.commit import release_numbers
+from indexing.release.commit import newest_sound, release_numbers
+from indexing.release.signing import load_trusted_keys
 from indexing.search.open import open_release
 from indexing.search.queries import check_texts
 from indexing.search.results import OpenRelease
@@ -26,8 +27,8 @@ class LiveRelease:
     """`search` answers from the release that is loaded; `refresh`, called from time to time, follows the store.
 
     Any number of threads may search while one refreshes: a search that has begun ends on the release it began on. While
-    a refresh loads, both releases are in memory. `options` are those of `open_release`; `canaries` are texts that a new
-    release must answer before it is served.
+    a refresh loads, both releases are in memory. `options` are those of `open_release` but for `number`; `canaries` are
+    texts that a new release must answer before it is served.
     """
 
     def __init__(self, url: str, *, canaries: Sequence[str] = (), **options: Any) -> None:
@@ -35,7 +36,8 @@ class LiveRelease:
             check_texts(canaries)
         self._url, self._canaries, self._options = url, list(canaries), options
         self._refreshing = threading.Lock()
-        self._current = self._open()
+        self._keys = load_trusted_keys(options.get("trusted_keys"))
+        self._current = self._open(None)
 
     @property
     def release(self) -> "Release":
@@ -49,21 +51,23 @@ class LiveRelease:
     def refresh(self) -> bool:
         """Serves the store's current release from now on; False when that is served already.
 
-        The new one is loaded beside the old one, every digest checked, the canaries run; then one assignment flips, and
-        the old one's memory goes with its last search. Raises what `open_release` raises, DamagedError when a canary
-        fails: the old release goes on serving then.
+        The new one is loaded next to the old one, every digest checked, the canaries run; then one assignment flips,
+        and the old one's memory is freed with its last search. Where the newest is damaged or no trusted key has signed
+        it, a sound one between the two is taken. Raises what `open_release` raises, for the newest release where none
+        that is newer is sound, and DamagedError when a canary fails: the old release keeps serving then.
         """
         with self._refreshing:
-            newest = release_numbers(open_store(self._url, self._options.get("s3")))[-1:]
-            if not newest or newest[0] <= self.release.number:
+            store, before = open_store(self._url, self._options.get("s3")), self.release.number
+            newest = release_numbers(store)[-1:]
+            if not newest or newest[0] <= before:
                 return False
-            opened, before = self._open(), self.release.number
+            opened = self._open(newest_sound(store, self._keys, after=before).number)
             self._current = opened
         logger.info("%s: release %d is served, it was %d", self._url, opened.release.number, before)
         return True
 
-    def _open(self) -> OpenRelease:
-        opened = open_release(self._url, **self._options)
+    def _open(self, number: int | None) -> OpenRelease:
+        opened = open_release(self._url, number, **self._options)
         if self._canaries:
             run_canaries(opened, self._canaries)
         return opened

@@ -4,9 +4,10 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from indexing.errors import DamagedError, ObjectNotFound, StoreUnavailable
 from indexing.store import Store
@@ -15,6 +16,8 @@ from indexing.store.blobs import Blob, blob_key, hash_file
 logger = logging.getLogger(__name__)
 _FileState = tuple[int, int, int]
 GRACE_S = 600.0
+MAX_TRIES = 5
+T = TypeVar("T")
 
 
 class BlobCache:
@@ -87,6 +90,22 @@ class BlobCache:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreUnavailable(f"expected a cache folder that can be written, got {folder}: {error}") from error
+
+
+def retry_vanished(load: Callable[[], T]) -> T:
+    """What `load` returns, which fetches files and opens them; again where one was deleted in between.
+
+    Another process may trim the same cache. Raises StoreUnavailable where that happens again and again.
+    """
+    for _ in range(MAX_TRIES):
+        try:
+            return load()
+        except FileNotFoundError as error:
+            vanished = error
+    raise StoreUnavailable(
+        f"expected files of the cache to stay for a moment, got {vanished.filename} deleted {MAX_TRIES} times; stop "
+        "what deletes them, or name another cache folder"
+    ) from vanished
 
 
 def default_cache_folder() -> Path:

@@ -1,5 +1,6 @@
 """The arguments and options that several commands take."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,3 +47,8 @@ TrustedKeys = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+def paths_of(names: list[str] | None) -> list[Path] | None:
+    """None where the option was not given."""
+    return [Path(name) for name in names] if names else None

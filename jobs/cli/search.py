@@ -1,12 +1,12 @@
 """The command that searches a release. It needs no Ray."""
 
-from pathlib import Path
+import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from indexing.errors import ConfigError
-from jobs.cli.options import AsJson, ReleaseNumber, Store, TrustedKeys, whole_number
+from jobs.cli.options import AsJson, ReleaseNumber, Store, TrustedKeys, paths_of, whole_number
 from jobs.cli.output import output_of, print_json
 from jobs.report.terminal import print_table
 
@@ -45,7 +45,7 @@ def search(
 
     if (query is None) == (queries is None) or (queries is None) != (out is None):
         raise ConfigError("expected either QUERY, or --queries FILE and --out FILE")
-    keys = [Path(path) for path in trusted_key or ()]
+    keys = paths_of(trusted_key)
     opened = open_release(store, number=release, collections=collection, trusted_keys=keys)
     if queries and out:
         from jobs.cli.search_file import search_file
@@ -70,10 +70,27 @@ def hit_records(hits: "list[Hit]") -> list[dict[str, object]]:
             "score": round(hit.score, 6),
             "collection": hit.collection,
             "item_id": hit.item_id,
-            "metadata": hit.metadata,
+            "metadata": json_value(hit.metadata),
         }
         for rank, hit in enumerate(hits, start=1)
     ]
+
+
+def json_value(value: object) -> object:
+    """NaN and infinities as null, which JSON has no other value for; what else it has no type for becomes its text."""
+    if isinstance(value, dict):
+        return {str(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | bool | int) else str(value)
+
+
+def display_text(value: object) -> str:
+    """A text, or several, in one line; nulls are left out."""
+    values = value if isinstance(value, list) else [value]
+    return ", ".join(str(item) for item in values if item is not None)
 
 
 def print_hits(hits: "list[Hit]") -> None:
@@ -82,8 +99,8 @@ def print_hits(hits: "list[Hit]") -> None:
             str(rank),
             f"{hit.score:.3f}",
             hit.collection,
-            hit.metadata.get("title") or "",
-            ", ".join(hit.metadata.get("creators") or []),
+            display_text(hit.metadata.get("title")),
+            display_text(hit.metadata.get("creators")),
             hit.item_id,
         )
         for rank, hit in enumerate(hits, start=1)

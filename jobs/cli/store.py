@@ -8,16 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from indexing.errors import ConfigError
+from indexing.errors import ConfigError, DamagedError
 from indexing.release.commit import read_release, release_numbers
 from indexing.release.lease import hold_lease
 from indexing.release.manifest import Release
 from indexing.release.report import lowest_recall
 from indexing.release.retention import pin, pinned_numbers, unpin
-from indexing.release.signing import check_signature, load_private_key, load_public_key
+from indexing.release.signing import load_private_key, load_trusted_keys
+from indexing.store import Store as StoreOf
 from indexing.store import open_store
 from indexing.store.preflight import preflight
-from jobs.cli.options import AsJson, ReleaseNumber, Store, TrustedKeys, whole_number
+from jobs.cli.options import AsJson, ReleaseNumber, Store, TrustedKeys, paths_of, whole_number
 from jobs.cli.output import output_of, print_json
 from jobs.report.terminal import print_table
 
@@ -26,25 +27,45 @@ To = Annotated[int, typer.Option("--to", metavar="N", parser=whole_number, help=
 SigningKey = Annotated[
     str | None, typer.Option("--signing-key", metavar="PEM", help="Sign the new release with this private key.")
 ]
+SignedBy = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trusted-key",
+        metavar="PEM",
+        help="With --signing-key: an older public key, which may have signed the release to go back to.",
+    ),
+]
 
 
 def releases(store: Store, as_json: AsJson = False) -> None:
     """List the releases of a store."""
     opened = open_store(store)
     pinned = set(pinned_numbers(opened))
-    rows = [describe_release(read_release(opened, number), number in pinned) for number in release_numbers(opened)]
+    rows = [describe_number(opened, number, number in pinned) for number in release_numbers(opened)]
     if as_json:
         return print_json(rows)
     if not rows:
         raise ConfigError(f"no release in {opened.url}: run nightly first")
-    shown = [
-        {**row, "size_bytes": f"{row['size_bytes'] / 1e6:,.1f} MB", "num_items": f"{row['num_items']:,}"}
-        for row in rows
-    ]
-    print_table(
-        [name.replace("_", " ") for name in rows[0]],
-        [["–" if value is None else str(value) for value in row.values()] for row in shown],
-    )
+    shown = [name for name in rows[0] if name != "problem" or any(row["problem"] for row in rows)]
+    print_table([name.replace("_", " ") for name in shown], [[cell(name, row[name]) for name in shown] for row in rows])
+
+
+def cell(name: str, value: Any) -> str:
+    if value is None:
+        return "–"
+    if name == "size_bytes":
+        return f"{value / 1e6:,.1f} MB"
+    return f"{value:,}" if name == "num_items" else str(value)
+
+
+def describe_number(store: StoreOf, number: int, is_pinned: bool) -> dict[str, Any]:
+    """As `describe_release`; a release whose file is damaged has a number and a problem."""
+    try:
+        return describe_release(read_release(store, number), is_pinned)
+    except DamagedError as error:
+        names = ("number", "created_at", "kind", "num_items", "encoder", "recall_at_10", "size_bytes")
+        known = {"number": number, "kind": "damaged", "is_pinned": is_pinned, "problem": str(error)}
+        return {**dict.fromkeys(names), **known}
 
 
 def describe_release(release: Release, is_pinned: bool) -> dict[str, Any]:
@@ -59,6 +80,7 @@ def describe_release(release: Release, is_pinned: bool) -> dict[str, Any]:
         "recall_at_10": None if recall is None else round(recall, 4),
         "size_bytes": release.size_bytes,
         "is_pinned": is_pinned,
+        "problem": None,
     }
 
 
@@ -73,9 +95,7 @@ def verify(
     from indexing.release.verify import verify_release
 
     opened = open_store(store)
-    found = read_release(opened, release)
-    if trusted_key:
-        check_signature(found, [load_public_key(Path(path)) for path in trusted_key], opened.url)
+    found = read_release(opened, release, load_trusted_keys(paths_of(trusted_key)))
     with output_of(context).progress().stage("verify", found.size_bytes, "bytes") as bar:
         report = verify_release(opened, found, on_blob=lambda blob: bar.advance(blob.size_bytes))
     if as_json:
@@ -87,7 +107,12 @@ def verify(
 
 
 def rollback(
-    context: typer.Context, store: Store, to: To, signing_key: SigningKey = None, as_json: AsJson = False
+    context: typer.Context,
+    store: Store,
+    to: To,
+    signing_key: SigningKey = None,
+    trusted_key: SignedBy = None,
+    as_json: AsJson = False,
 ) -> None:
     """Verify an old release in full, then publish its content as the next release."""
     from indexing.release.rollback import roll_back
@@ -95,13 +120,23 @@ def rollback(
     opened = open_store(store)
     target = read_release(opened, to)
     key = load_private_key(Path(signing_key)) if signing_key else None
+    older = load_trusted_keys(paths_of(trusted_key)) or ()
+    if older and key is None:
+        raise ConfigError("--trusted-key: expected --signing-key with it, got none")
     preflight(opened)
     progress = output_of(context).progress()
     with (
         hold_lease(opened, owner_name("rollback"), wait=False) as lease,
         progress.stage("verify", target.size_bytes, "bytes") as bar,
     ):
-        release = roll_back(opened, to, lambda blob: bar.advance(blob.size_bytes), check=lease.check, signing_key=key)
+        release = roll_back(
+            opened,
+            to,
+            lambda blob: bar.advance(blob.size_bytes),
+            check=lease.check,
+            signing_key=key,
+            trusted_keys=older,
+        )
     if as_json:
         return print_json({"release": release.number, "rolled_back_to": to, "store": opened.url})
     print(f"release {release.number} is current and serves what release {to} did: {opened.url}")

@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from jobs.config.fields import PathMark, fields_of, is_section, split
 
@@ -27,7 +27,17 @@ def absolute_paths(values: Any, kind: type, folder: Path) -> Any:
             changed[name] = absolute_paths(values[name], bare, folder)
         elif mark and isinstance(values[name], str):
             changed[name] = absolute_path(values[name], folder, mark)
+        elif isinstance(values[name], list) and (mark := _mark_of_items(bare)):
+            changed[name] = [
+                absolute_path(value, folder, mark) if isinstance(value, str) else value for value in values[name]
+            ]
     return {**values, **changed}
+
+
+def _mark_of_items(kind: Any) -> PathMark | None:
+    """The mark of the items of a list type."""
+    added = split(get_args(kind)[0])[1] if get_origin(kind) is list else []
+    return next((item for item in added if isinstance(item, PathMark)), None)
 
 
 def absolute_path(value: str, folder: Path, mark: PathMark) -> str:

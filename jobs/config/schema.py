@@ -156,6 +156,8 @@ class PublishConfig:
     """checksum: trust the SHA-256 that the store itself has checked; download: read every uploaded blob back."""
     signing_key: LocalPath | None = None
     """File with an Ed25519 private key (PEM): releases are signed, and readers with the public key refuse others."""
+    trusted_keys: Annotated[list[LocalPath], Says("a list of paths or URLs")] = field(default_factory=list)
+    """Older public keys (PEM), when the key changes: a release that one of them signed is still carried over."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

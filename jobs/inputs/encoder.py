@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from indexing.encoder import EncoderSettings, encoder_files, load_encoder, resolve_model
 from indexing.encoder.locate import files_digest
-from indexing.errors import ConfigError
+from indexing.errors import ConfigError, DamagedError
 from indexing.release.manifest import EncoderFile
-from indexing.release.registry import encoder_url, newest
+from indexing.release.registry import digest_of_url, encoder_url, newest
 from indexing.store import Store
 from indexing.store.blobs import file_blob
 from indexing.store.cache import default_cache_folder
@@ -45,12 +45,21 @@ class EncoderInput:
 
 
 def read_encoder(config: Config) -> EncoderInput | None:
-    """The encoder that `encoder.model` names, fetched where it is remote; None where vectors come precomputed."""
+    """The encoder that `encoder.model` names, fetched where it is remote; None where vectors come precomputed.
+
+    Raises DamagedError where an accepted encoder of a store is not the one that its registry names.
+    """
     if config.vectors.path:
         return None
     folder = resolve_model(config.encoder.model, cache_dir=default_cache_folder(), s3=config.s3)
     files = tuple(EncoderFile(path=name, blob=file_blob(folder / name)) for name in encoder_files(folder))
     digest, encoder = files_digest((file.path, file.blob.sha256) for file in files), config.encoder
+    expected = digest_of_url(config.encoder.model)
+    if expected not in (None, digest):
+        raise DamagedError(
+            f"encoder.model: expected {config.encoder.model} to have the digest in its name, got {digest}: its files "
+            "were altered, or some are missing; train again, or name another model"
+        )
     name = fingerprint(FORMAT, digest, encoder.max_tokens, encoder.dim, encoder.dtype)
     return EncoderInput(folder, files, digest, name, encoder.settings())
 

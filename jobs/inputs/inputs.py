@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from indexing.release.manifest import Release
 from jobs.inputs.catalogue import Source, scan_source
 from jobs.inputs.encoder import EncoderInput, read_encoder
-from jobs.inputs.parent import current_release
+from jobs.inputs.parent import Current, current_release
 from jobs.inputs.queries import query_texts
 from jobs.inputs.rows import RowRules, row_rules
 from jobs.run import Run
@@ -17,8 +17,10 @@ class Inputs:
     rules: RowRules
     encoder: EncoderInput | None
     """None where vectors come precomputed."""
+    current: int | None
+    """The number of the release that this run follows; None in a store that has none."""
     parent: Release | None
-    """The release that this run follows; None in a store that has none."""
+    """That release; None where there is none, or nothing of it may be carried over."""
     queries: list[str] | None
     """Of `validation.queries`; None where there are none."""
 
@@ -29,8 +31,13 @@ class Inputs:
     def following(self, parent: Release | None) -> "Inputs":
         return replace(self, parent=parent)
 
+    def on_top_of(self, current: Current) -> "Inputs":
+        return replace(self, current=current.number, parent=current.release)
+
 
 def read_inputs(run: Run) -> Inputs:
     """Raises ConfigError, DataError or StoreUnavailable for what is missing or wrong."""
-    parent, encoder, source = current_release(run.store), read_encoder(run.config), scan_source(run.config)
-    return Inputs(source, row_rules(run.config, source), encoder, parent, query_texts(run.config))
+    current, encoder = current_release(run.store, run.config.publish), read_encoder(run.config)
+    source = scan_source(run.config)
+    rules, queries = row_rules(run.config, source), query_texts(run.config)
+    return Inputs(source, rules, encoder, current.number, current.release, queries)

@@ -14,7 +14,7 @@ from indexing.dense.params import K
 from indexing.release.diff import Drift, Range, RangeDiff, diff_range, overlap, plan_ranges, sum_drift
 from indexing.release.manifest import Release
 from indexing.release.report import CollectionReport, Gate
-from indexing.search.queries import load_release_encoder
+from indexing.search.held_encoder import load_release_encoder
 from indexing.store import Store
 from indexing.store.cache import BlobCache, default_cache_folder
 from jobs.config.schema import Config

@@ -13,17 +13,19 @@ from typing import Any
 import ray
 
 from cluster.fanout import fan_out
+from indexing.encoder import resolve_dtype
 from indexing.encoder.layout import read_layout
 from indexing.release.codec import to_plain
 from indexing.release.commit import UploadCounts, missing_blobs, publish_release, upload_blobs
 from indexing.release.lease import Lease
 from indexing.release.manifest import Collection, EncoderEntry, Release
-from indexing.release.signing import load_private_key, sign_release
+from indexing.release.signing import sign_release
 from indexing.store import Store
 from indexing.store.blobs import Blob, blob_of
 from jobs.config.schema import Config
 from jobs.inputs.encoder import EncoderInput
 from jobs.inputs.inputs import Inputs
+from jobs.inputs.parent import publisher_key
 from jobs.progress import Bar
 from jobs.run import Run
 from jobs.workspace.blobs import local_blobs
@@ -56,8 +58,8 @@ def publish(
     ef_search = {name: found.ef_search for name, found in report.collections.items()}
     data = report.to_bytes()
     release = make_release(run, inputs, prepared, built, ef_search, figures, blob_of(data))
-    if run.config.publish.signing_key:
-        release = sign_release(release, load_private_key(Path(run.config.publish.signing_key)))
+    if key := publisher_key(run.config.publish):
+        release = sign_release(release, key)
     if is_published(run, release, parent):
         assert parent is not None
         return Published(release=parent, is_new=False, uploads=NOTHING)
@@ -69,7 +71,7 @@ def publish(
             bar.advance(counts.uploaded_bytes + counts.reused_bytes)
 
     with run.stage("publish", release.size_bytes, "bytes") as bar:
-        publish_release(store, release, lambda: upload(bar), lease.check)
+        release = publish_release(store, release, lambda: upload(bar), lease.check)
     return Published(release=release, is_new=True, uploads=sum_uploads(uploads))
 
 
@@ -114,10 +116,10 @@ def make_release(
     report: Blob | None,
 ) -> Release:
     """`ef_search` and `validation`, the figures as JSON, are by collection."""
-    config, parent, dim = run.config, inputs.parent, built.shards[0].dim
+    config, dim = run.config, built.shards[0].dim
     return Release(
-        number=parent.number + 1 if parent else 1,
-        parent=parent.number if parent else None,
+        number=(inputs.current or 0) + 1,
+        parent=inputs.current,
         kind="build",
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         writer_id=uuid.uuid4().hex,
@@ -156,6 +158,7 @@ def encoder_entry(config: Config, encoder: EncoderInput, dim: int) -> EncoderEnt
         dim=dim,
         max_tokens=config.encoder.max_tokens,
         dtype=config.encoder.dtype,
+        resolved_dtype=resolve_dtype(encoder.settings),
         prompts=read_layout(encoder.folder).prompts,
         files=encoder.files,
     )
@@ -164,6 +167,7 @@ def encoder_entry(config: Config, encoder: EncoderInput, dim: int) -> EncoderEnt
 def same_content(release: Release, parent: Release) -> bool:
     """Whether both would serve the same; their numbers, times, writers and tools may differ."""
     identity = (
+        "digest",
         "signature",
         "number",
         "parent",

@@ -118,7 +118,7 @@ def try_release_file(target: Target, seed: int, signed: bool) -> str:
     sound = store.get(key)
     alter: Callable[[bytes, random.Random], bytes] = altered_bytes if seed % 2 else altered_json
     queries, expected = target.expected
-    keys = [target.public_key] if signed else []
+    keys = [target.public_key] if signed else None
     store.put(key, alter(sound, dice))
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -22,6 +22,7 @@ from flow.worlds import (
 )
 
 from indexing import open_release
+from indexing.encoder import resolve_dtype
 from indexing.errors import ValidationFailed
 from indexing.key_ranges import id_keys, range_of
 from indexing.store import open_store
@@ -110,6 +111,9 @@ def test_release_tells_what_it_was_validated_with(first_night: Night, first_worl
         assert loss["graph"] + loss["shard_merge"] == pytest.approx(1 - figures["items"]["recall_at_10"])
         assert loss["shard_merge"] == pytest.approx(0, abs=0.002)
         assert 0 <= loss["vector_precision"] < 0.1
+    assert release.encoder is not None
+    settings = load_config(str(first_world.write_config())).encoder.settings()
+    assert (release.encoder.dtype, release.encoder.resolved_dtype) == ("auto", resolve_dtype(settings))
     assert release.report is not None
     report = json.loads(open_store(first_world.store_url).get(blob_key(release.report.sha256)))
     assert report["collections"] == release.validation

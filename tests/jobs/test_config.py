@@ -316,7 +316,7 @@ def test_paths_in_a_file_are_relative_to_it_and_overrides_to_the_working_directo
         "catalogue": catalogue,
         "encoder": "model",
         "validation": {"queries": "./q.parquet"},
-        "publish": {"signing_key": "/keys/a.pem"},
+        "publish": {"signing_key": "/keys/a.pem", "trusted_keys": ["old.pem", "/keys/b.pem"]},
         "training": {"interactions": "s3://logs/a"},
         "evaluation": {"interactions": "${oc.env:LOGS,held-back}"},
     }
@@ -328,6 +328,7 @@ def test_paths_in_a_file_are_relative_to_it_and_overrides_to_the_working_directo
     assert config.encoder.model == f"{tmp_path}/configs/model"
     assert config.validation.queries == f"{tmp_path}/configs/q.parquet"
     assert config.publish.signing_key == "/keys/a.pem"
+    assert config.publish.trusted_keys == [f"{tmp_path}/configs/old.pem", "/keys/b.pem"]
     assert config.training.interactions == "s3://logs/a"
     assert config.evaluation.interactions == f"{tmp_path}/configs/held-back"
     assert load(Path("../configs/config.yaml")) == config

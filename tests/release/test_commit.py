@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from support.report import Trials
-from support.tiny_release import ReleaseMaker, make_release, send_files, unit_vectors
+from support.tiny_release import ReleaseMaker, bare_release, make_release, send_files, unit_vectors
 
 from indexing.errors import ConfigError, DamagedError, PublishConflict, StoreUnavailable
 from indexing.release.commit import commit_release, missing_blobs, read_release, release_numbers, resend_missing
-from indexing.release.manifest import Collection, Release, Shard, release_key, release_to_bytes
+from indexing.release.manifest import release_key, release_to_bytes
 from indexing.store import Store, open_store
 from indexing.store.blobs import Blob, blob_key
 from indexing.store.local import LocalStore
@@ -40,14 +40,6 @@ def local_files(tmp_path: Path) -> dict[str, Path]:
         path.write_bytes(b"content %d" % number * 100)
         files[hashlib.sha256(path.read_bytes()).hexdigest()] = path
     return files
-
-
-def bare_release(number: int, writer_id: str = "someone") -> Release:
-    """A valid release file; its blobs don't exist."""
-    blob = Blob(sha256="a" * 64, size_bytes=1)
-    shard = Shard(number=0, num_items=1, index=blob, items=blob, metadata=blob)
-    collection = Collection(name="tracks", item_types=("track",), num_items=1, ef_search=10, shards=(shard,))
-    return make_release(number, collection, writer_id=writer_id)
 
 
 def test_a_committed_release_is_read_back_equal_and_is_current(tmp_path: Path, any_store: Store) -> None:

@@ -7,12 +7,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from support.tiny_release import ReleaseMaker, make_release, send_files, unit_vectors
+from support.tiny_release import ReleaseMaker, bare_release, make_release, publish_bare, send_files, unit_vectors
 
-from indexing import open_release
-from indexing.errors import ConfigError, DamagedError
-from indexing.release.commit import commit_release, read_release
+from indexing import LiveRelease, open_release
+from indexing.errors import ConfigError, DamagedError, UntrustedError
+from indexing.release.commit import commit_release, newest_sound, read_release
 from indexing.release.manifest import Release, parse_release, release_to_bytes
+from indexing.release.seal import seal
 from indexing.release.signing import check_signature, load_private_key, load_public_key, sign_release
 from indexing.store import open_store
 
@@ -34,7 +35,7 @@ def test_a_signature_survives_the_file_and_is_deterministic(release: Release) ->
     signed = parse_release(release_to_bytes(sign_release(release, KEY)))
     check_signature(signed, [KEY.public_key()], "here")
     assert signed == sign_release(release, KEY)
-    assert replace(signed, signature=None) == release
+    assert replace(signed, signature=None) == seal(release)
 
 
 def test_an_unsigned_release_file_says_nothing_of_signatures(release: Release) -> None:
@@ -77,8 +78,53 @@ def test_open_release_with_a_key_refuses_what_it_did_not_sign(tmp_path: Path) ->
     with pytest.raises(DamagedError, match="signed by"):
         open_release(store.url, trusted_keys=[foreign], **options)
     commit_release(store, make_release(2, tracks))
-    with pytest.raises(DamagedError, match="unsigned"):
-        open_release(store.url, trusted_keys=[trusted, foreign], **options)
+    with pytest.raises(UntrustedError, match="unsigned"):
+        open_release(store.url, 2, trusted_keys=[trusted, foreign], **options)
+
+
+def test_a_reader_with_a_key_passes_over_a_newer_release_without_signature_and_says_so_as_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store(f"file://{tmp_path}/store")
+    publish_bare(store, sign_release(bare_release(1), KEY))
+    publish_bare(store, bare_release(2))
+    publish_bare(store, sign_release(bare_release(3), OTHER))
+    assert newest_sound(store, [KEY.public_key()]).number == 1
+    lines = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [("unsigned" in line.message, "the key" in line.message) for line in lines] == [(False, True), (True, False)]
+    assert newest_sound(store).number == 3
+
+
+def test_where_no_key_fits_any_release_the_newest_is_named(tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}/store")
+    for number in (1, 2):
+        publish_bare(store, sign_release(bare_release(number), KEY))
+    with pytest.raises(UntrustedError, match=r"00002\.json: expected it signed by"):
+        newest_sound(store, [OTHER.public_key()])
+
+
+def test_an_empty_list_of_keys_is_an_error_and_not_trust_in_everybody(tmp_path: Path, release: Release) -> None:
+    store = open_store(f"file://{tmp_path}/store")
+    publish_bare(store, bare_release(1))
+    for refused in (
+        lambda: open_release(store.url, trusted_keys=[]),
+        lambda: LiveRelease(store.url, trusted_keys=[]),
+        lambda: check_signature(sign_release(release, KEY), [], "here"),
+    ):
+        with pytest.raises(ConfigError, match="trusted_keys: expected at least one public key"):
+            refused()
+
+
+def test_a_signature_is_looked_at_before_the_rest_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(f"file://{tmp_path}/store")
+    publish_bare(store, sign_release(bare_release(1), KEY))
+    parsed: list[bytes] = []
+    monkeypatch.setattr("indexing.release.commit.parse_release", lambda data: parsed.append(data) or bare_release(1))
+    with pytest.raises(UntrustedError):
+        read_release(store, 1, [OTHER.public_key()])
+    assert not parsed
+    read_release(store, 1, [KEY.public_key()])
+    assert len(parsed) == 1
 
 
 def test_a_file_that_holds_no_such_key_is_named(tmp_path: Path) -> None:

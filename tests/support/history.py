@@ -35,8 +35,7 @@ class History:
         release = make_release(number, collection)
         parent = read_release(self.store) if number > 1 else None
         send_files(self.store, self.files(release), parent=parent)
-        commit_release(self.store, release)
-        return release
+        return commit_release(self.store, release)
 
     def files(self, release: Release) -> dict[str, Path]:
         return {sha256: self.maker.files[sha256] for sha256 in release.blobs()}

@@ -37,6 +37,10 @@ CASES = {
     22: "secrets in the environment",
     23: "two runs at once",
     24: "workers that die again and again",
+    25: "newest release file damaged",
+    26: "signature that nobody may trust",
+    27: "cache and store deleted under a reader",
+    28: "rows of every type in a hit",
 }
 WIDTH = max(map(len, CASES.values()))
 PROPERTY = "case trials"

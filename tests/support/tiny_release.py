@@ -14,7 +14,16 @@ from indexing.dense.hnsw import build_index
 from indexing.dense.params import IndexParams
 from indexing.key_ranges import id_keys, range_of
 from indexing.release.commit import UploadCounts, commit_release, release_numbers, upload_blobs
-from indexing.release.manifest import Collection, Delta, EncoderEntry, EncoderFile, Release, Shard, Tombstones
+from indexing.release.manifest import (
+    Collection,
+    Delta,
+    EncoderEntry,
+    EncoderFile,
+    Release,
+    Shard,
+    Tombstones,
+    release_key,
+)
 from indexing.release.shard import ITEMS_SCHEMA
 from indexing.store import Store
 from indexing.store.blobs import Blob
@@ -115,9 +124,21 @@ class ReleaseMaker:
         """Uploads everything and commits it as the next release of the store."""
         send_files(store, self.files)
         number = len(release_numbers(store)) + 1
-        release = make_release(number, *collections, **changes)
-        commit_release(store, release)
-        return release
+        return commit_release(store, make_release(number, *collections, **changes))
+
+
+def bare_release(number: int, writer_id: str = "someone", **changes: Any) -> Release:
+    """A valid release file; its blobs don't exist."""
+    blob = Blob(sha256="a" * 64, size_bytes=1)
+    shard = Shard(number=0, num_items=1, index=blob, items=blob, metadata=blob)
+    collection = Collection(name="tracks", item_types=("track",), num_items=1, ef_search=10, shards=(shard,))
+    return make_release(number, collection, writer_id=writer_id, **changes)
+
+
+def publish_bare(store: Store, release: Release) -> bytes:
+    """Its release file, without any blob; returns the bytes of the file."""
+    commit_release(store, release)
+    return store.get(release_key(release.number))
 
 
 def make_release(number: int, *collections: Collection, **changes: Any) -> Release:

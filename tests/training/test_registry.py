@@ -12,16 +12,18 @@ from indexing.errors import ConfigError, DamagedError, PublishConflict
 from indexing.release.registry import (
     AcceptedEncoder,
     accept,
+    digest_of_url,
     encoder_numbers,
     encoder_url,
     entry_key,
+    files_prefix,
     newest,
     read_accepted,
 )
 from indexing.store import open_store
 from jobs.config.load import load_config
 from jobs.config.schema import Config
-from jobs.inputs.encoder import pin_encoder
+from jobs.inputs.encoder import pin_encoder, read_encoder
 
 ENTRY = AcceptedEncoder(
     format_version=1,
@@ -78,6 +80,31 @@ def test_latest_is_the_newest_accepted_one(store_url: str, model: Path, tmp_path
     pinned = pin_encoder(config, store)
     assert encoder_digest(resolve_model(pinned.encoder.model, cache_dir=tmp_path / "cache")) == entry.digest
     assert pin_encoder(pinned, store) == pinned
+
+
+@pytest.mark.parametrize("damage", ["replaced", "missing"])
+def test_an_accepted_encoder_whose_files_are_others_is_refused(model: Path, tmp_path: Path, damage: str) -> None:
+    """Whoever can write to the store cannot make a night use other weights under the digest that was accepted."""
+    store = open_store(f"file://{tmp_path}/store")
+    entry = accept(store, model, ENTRY)
+    config = pin_encoder(config_of(store.url, tmp_path), store)
+    found = read_encoder(config)
+    assert found is not None and found.digest == entry.digest
+    key = f"{files_prefix(entry.digest)}/tokenizer_config.json"
+    if damage == "missing":
+        store.delete(key)
+    else:
+        store.put(key, store.get(key) + b" ")
+    with pytest.raises(DamagedError, match="to have the digest in its name"):
+        read_encoder(config)
+
+
+def test_only_the_address_of_an_accepted_encoder_names_a_digest(model: Path, tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}/store")
+    entry = accept(store, model, ENTRY)
+    assert digest_of_url(encoder_url(store, entry)) == entry.digest
+    for other in ("latest", "org/model", f"s3://bucket/{entry.digest}", "/encoders/files/abc"):
+        assert digest_of_url(other) is None
 
 
 def test_latest_without_any_accepted_encoder_says_what_to_do(tmp_path: Path) -> None:

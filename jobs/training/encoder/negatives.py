@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexing.release.manifest import Release
-from indexing.search.queries import load_release_encoder
+from indexing.search.held_encoder import load_release_encoder
 from indexing.store import Store
 from indexing.store.cache import BlobCache, default_cache_folder
 from jobs.config.training import NegativesConfig
