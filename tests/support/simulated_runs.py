@@ -139,7 +139,7 @@ class Runs:
             def upload() -> None:
                 upload_blobs(store, release.blobs().values(), self.fetch, parent=parent)
 
-            publish_release(store, release, upload, lease.check)
+            release = publish_release(store, release, upload, lease.check)
             self.succeed(release)
 
     def rollback(self) -> None:
