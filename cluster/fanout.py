@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from cluster.session import ClusterUnavailable, cluster_resources
+from cluster.session import ClusterUnavailable, cluster_resources, first_line
 
 Item = TypeVar("Item")
 Task: TypeAlias = "ray.ObjectRef[Any]"
@@ -49,7 +49,7 @@ def raise_failures(failures: Sequence[BaseException], *, what: str, num_tasks: i
     causes = [_cause(failure) for failure in failures]
     first = min(causes, key=lambda cause: hasattr(cause, "exit_code"))
     text = f"{len(causes)} of {num_tasks} {what} tasks failed, the first: " if len(causes) > 1 else ""
-    reason = str(first).strip().split("\n")[0]  # Ray Data appends lines of its own
+    reason = first_line(first)  # Ray Data appends lines of its own
     if isinstance(first, RayError):
         raise ClusterUnavailable(f"{text}Ray lost a {what} task and retries did not help: {reason}") from first
     if hasattr(first, "exit_code"):

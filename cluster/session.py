@@ -40,9 +40,8 @@ def ray_session(address: str | None) -> Iterator[None]:
         with quiet_stderr(), own_sigterm():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, RuntimeError, ValueError) as error:
-        first_line = str(error).strip().split("\n")[0]
         raise ClusterUnavailable(
-            f"no Ray cluster at {address or 'this machine'}: {first_line}; "
+            f"no Ray cluster at {address or 'this machine'}: {first_line(error)}; "
             "start one, or unset ray.address for a local one"
         ) from error
     try:
@@ -50,6 +49,11 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, which is all that fits into another error's text."""
+    return next(iter(str(error).strip().splitlines()), "")
 
 
 def cluster_address(address: str | None) -> str | None:

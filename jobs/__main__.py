@@ -11,6 +11,7 @@ from types import FrameType
 
 import typer
 
+from indexing.errors import first_line
 from jobs.cli.app import PROGRAM, make_app
 from jobs.cli.group import usage_text
 from jobs.cli.output import Output, replace_what_cannot_be_encoded
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Exception as error:
             if (exit_code := getattr(error, "exit_code", None)) is not None:
                 return output.fail(str(error), exit_code)
-            reason = str(error).strip().split("\n")[0]
+            reason = first_line(error)
             return output.fail(f"a bug, {type(error).__name__}: {reason}; --debug shows where", BUG)
 
 

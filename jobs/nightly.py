@@ -13,12 +13,10 @@ from indexing.release.lease import hold_lease
 from indexing.release.signing import require_key
 from indexing.store import Store
 from indexing.store.preflight import preflight
-from jobs.config.schema import Config
 from jobs.inputs.encoder import pin_encoder
 from jobs.inputs.inputs import Inputs, read_inputs
 from jobs.inputs.parent import current_release, publisher_key
-from jobs.progress import Progress
-from jobs.run import Run, open_run
+from jobs.run import Run
 from jobs.stages.build import build
 from jobs.stages.encode import encode
 from jobs.stages.prepare import prepare
@@ -42,13 +40,12 @@ class Outcome:
     published: Published | None = None
 
 
-def run_night(config: Config, last_stage: str, progress: Progress, allowed: frozenset[str] | None = None) -> Outcome:
-    """The stages up to `last_stage`; those whose artifact is complete are skipped, others must be `allowed`.
+def run_night(run: Run, last_stage: str) -> Outcome:
+    """The stages up to `last_stage`; those whose artifact is complete are skipped.
 
     Raises what the stages raise; nothing is published unless every stage before has ended well.
     """
-    run = open_run(config, progress, allowed)
-    run = run.with_config(pin_encoder(config, run.store))
+    run = run.with_config(pin_encoder(run.config, run.store))
     inputs = read_inputs(run)
     if last_stage == "publish":
         return publish_night(run, inputs)

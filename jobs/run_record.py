@@ -1,4 +1,4 @@
-"""What one run did: the record that the console shows, and that stays in the workspace."""
+"""What one run did: the record that the console shows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from indexing.dense.hnsw import load_graph
+from indexing.dense.params import K
 from indexing.errors import DamagedError, ValidationFailed
 
 ROOT = Path(__file__).parents[2]
 NUM_QUERIES = 64
-K, EF = 10, 64
+EF = 64
 SPARE_BYTES = 512 << 20
 """What the process may take beyond twice the file: labels, locks and visited lists of hnswlib, threads' stacks."""
 TIMEOUT_S = 900.0

@@ -20,7 +20,7 @@ from indexing.encoder.backbone import Backbone
 from indexing.encoder.batching import Batch, Tokens
 from indexing.encoder.head import Head
 from indexing.encoder.settings import EncodeStats
-from indexing.errors import ConfigError, DataError
+from indexing.errors import ConfigError, DataError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,9 @@ class Encoder:
                     raise
                 if len(part.rows) == 1:
                     size = f"a single text of {int(part.lengths[0])} tokens"
-                    raise ConfigError(f"expected memory for {size} on {self.device}, got: {_line(error)}") from error
+                    raise ConfigError(
+                        f"expected memory for {size} on {self.device}, got: {first_line(error)}"
+                    ) from error
             # Outside the except block, where the error's traceback no longer holds on to the tensors.
             log.warning("out of memory on %s: splitting a batch of %d texts", self.device, len(part.rows))
             if not self._on_cpu:
@@ -167,7 +169,3 @@ def _check_norms(vectors: np.ndarray) -> None:
             f"expected vectors of norm 1 from the model, got {norms[wrong[0]]} for text {wrong[0]} "
             f"({len(wrong)} of {len(vectors)} texts); encoder.dtype=float32 may help"
         )
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

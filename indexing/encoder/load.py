@@ -23,7 +23,7 @@ from indexing.encoder.layout import Layout, read_layout
 from indexing.encoder.probe import check_tokenizer, check_vocabulary, measure
 from indexing.encoder.settings import EncoderSettings
 from indexing.encoder.unpadded import PackedBert, can_pack
-from indexing.errors import ConfigError
+from indexing.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -113,7 +113,7 @@ def _load_config(layout: Layout) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         raise ConfigError(f"expected an architecture that transformers knows in {folder}, got: {reason}") from error
     if not isinstance(getattr(config, "hidden_size", None), int):
         raise ConfigError(f"expected a text encoder in {folder}, got model type {config.model_type}")
@@ -150,7 +150,7 @@ def _load_tokenizer(layout: Layout) -> "PreTrainedTokenizerBase":
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, OSError, ImportError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         raise ConfigError(f"expected a tokenizer that transformers can load in {folder}, got: {reason}") from error
     if not tokenizer.is_fast:
         raise ConfigError(f"expected a fast tokenizer (tokenizer.json) in {folder}, got {type(tokenizer).__name__}")
@@ -181,7 +181,7 @@ def _load_model(layout: Layout, config: Any, dtype: torch.dtype, device: torch.d
             ignore_mismatched_sizes=True,  # reported, and refused below with their names
         )
     except (ValueError, KeyError, OSError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         raise ConfigError(f"expected a {config.model_type} text encoder in {folder}, got: {reason}") from error
     missing = [key for key in report["missing_keys"] if not HARMLESS_MISSING.search(key)]
     unexpected = [

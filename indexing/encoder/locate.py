@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from indexing.encoder.layout import read_layout
-from indexing.errors import ConfigError
+from indexing.errors import ConfigError, first_line
 from indexing.store.blobs import hash_file
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _hub_folder(model: str) -> Path:
         # Another tool fetched fewer files; whether these are enough is found when the folder is read.
         return Path(error.snapshot_path)
     except (HTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         raise ConfigError(
             f"encoder.model: expected a folder or a reachable hub model, got {model!r}: {reason}"
         ) from error

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from indexing.encoder.backbone import PaddedBackbone
-from indexing.errors import ConfigError
+from indexing.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -81,7 +81,7 @@ def measure(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", fold
             together = backbone(batch, torch.tensor([length, half]))
         alone = backbone(batch[1:, :half], torch.tensor([half]))
     except (RuntimeError, IndexError, ValueError, TypeError, AttributeError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         raise ConfigError(
             f"{folder}: expected a text encoder, got a {model.config.model_type} that cannot read text: {reason}"
         ) from error

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from indexing.dense.hnsw import Graph, load_graph
-from indexing.errors import DamagedError
+from indexing.errors import DamagedError, first_line
 from indexing.release.manifest import Collection, Shard
 from indexing.store.blobs import Blob, Fetch
 from indexing.vectors import NORM_TOLERANCE
@@ -176,7 +176,7 @@ def read_table(source: Path | pa.Buffer, num_rows: int, where: str, columns: lis
     except FileNotFoundError:
         raise  # it is not damaged: a cache was trimmed
     except (pa.ArrowException, OSError) as error:
-        raise DamagedError(f"{where}: expected a Parquet file, got {str(error).splitlines()[0][:200]}") from error
+        raise DamagedError(f"{where}: expected a Parquet file, got {first_line(error)[:200]}") from error
     if columns and table.column_names != columns:
         raise DamagedError(f"{where}: expected columns {', '.join(columns)}, got {', '.join(table.column_names)}")
     if table.num_rows != num_rows:

@@ -53,14 +53,6 @@ def sign_release(release: Release, key: Ed25519PrivateKey) -> Release:
     return replace(sealed, signature=Signature(key_id=key_id(key.public_key()), ed25519=signature))
 
 
-def check_signature(release: Release, keys: Sequence[Ed25519PublicKey], source: str) -> None:
-    """Raises UntrustedError or DamagedError, which name `source`, unless one of `keys` has signed this release."""
-    try:
-        check_signed_bytes(encode_canonical(release), keys)
-    except DamagedError as error:
-        raise type(error)(f"{source}: release {release.number}: {error}") from error
-
-
 def check_signed_bytes(data: bytes, keys: Sequence[Ed25519PublicKey]) -> None:
     """Checks a release file's signature before anything else in it is looked at.
 

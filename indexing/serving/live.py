@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from indexing.dense.params import K
 from indexing.errors import DamagedError
 from indexing.release.commit import newest_sound, release_numbers
 from indexing.release.signing import load_trusted_keys
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-CANARY_K = 10
 
 
 class LiveRelease:
@@ -75,7 +75,7 @@ class LiveRelease:
 
 def run_canaries(opened: OpenRelease, canaries: list[str]) -> None:
     """Raises DamagedError unless every canary finds items with scores that a cosine can have."""
-    k = min(CANARY_K, sum(shard.num_items for shard in opened.shards))
+    k = min(K, sum(shard.num_items for shard in opened.shards))
     scores = opened.search(canaries, k=k).scores
     bad = np.flatnonzero(~(np.isfinite(scores) & (np.abs(scores) <= 1 + 1e-3)).all(axis=1))
     if bad.size:

@@ -58,9 +58,8 @@ def run(output: Output, config: Config, last_stage: str, allowed: frozenset[str]
     if dry_run:
         print(to_yaml(config))
         return show_plan(config, as_json=False)
-    progress = output.progress(stderr=False)
-    outcome = run_night(config, last_stage, progress, allowed)
-    print_record(open_run(config, progress), make_record(outcome, progress.seconds))
+    night = open_run(config, output.progress(stderr=False), allowed)
+    print_record(night, make_record(run_night(night, last_stage), night.progress.seconds))
 
 
 def show_plan(config: Config, as_json: bool) -> None:

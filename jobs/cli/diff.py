@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from indexing.dense.params import K
 from indexing.release.commit import read_release
 from indexing.store import open_store
 from indexing.store.cache import BlobCache, default_cache_folder
@@ -16,7 +17,6 @@ from jobs.report.terminal import print_table
 if TYPE_CHECKING:
     from indexing.release.diff import ReleaseDiff
 
-DIFF_K = 10
 MAX_DIFF_QUERIES = 1000
 Before = Annotated[int, typer.Argument(metavar="A", parser=whole_number, help="The number of the earlier release.")]
 After = Annotated[int, typer.Argument(metavar="B", parser=whole_number, help="The number of the later release.")]
@@ -78,6 +78,6 @@ def measure_overlap(url: str, numbers: tuple[int, int], path: str) -> float:
     hits = []
     for number in numbers:
         release = open_release(url, number=number)
-        hits.append(release.search(queries, k=min(DIFF_K, release.release.num_items)).item_ids)
+        hits.append(release.search(queries, k=min(K, release.release.num_items)).item_ids)
         del release  # one in memory at a time
     return overlap(*hits)

@@ -64,7 +64,7 @@ def evaluate(
 
     settings = load_config(config, overrides or ())
     if beir:
-        settings = with_beir(settings, Path(beir), split, output_of(context).progress())
+        settings = with_beir(settings, Path(beir), split)
     report = run_evaluation(settings, output_of(context).progress())
     if as_json:
         print_json(to_plain(report))

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from cluster.session import ray_session
 from indexing.release.registry import encoder_url, newest
+from indexing.store import open_store
 from jobs.config.schema import CollectionConfig, Config
 from jobs.evaluation.evaluate import compare, measure_bm25, measure_encoder
 from jobs.evaluation.judgements import read_judgements
@@ -61,10 +62,10 @@ def measure_all(
     return compare(judgements, rankers, run.config.evaluation.seed)
 
 
-def with_beir(config: Config, folder: Path, split: str, progress: Progress) -> Config:
+def with_beir(config: Config, folder: Path, split: str) -> Config:
     """The configuration with catalogue and judgements of a data set in the BEIR layout, put into the workspace."""
     catalogue, interactions = read_beir(folder, split)
-    workspace = open_run(config, progress).workspace
+    workspace = open_store(config.workspace, config.s3)
     prefix = f"beir/{fingerprint(str(folder.resolve()), split)}"
     for name, table in (("catalogue", catalogue), ("interactions", interactions)):
         workspace.put(f"{prefix}/{name}.parquet", parquet_bytes(table, row_group_size=PART_ROWS))

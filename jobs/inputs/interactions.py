@@ -5,7 +5,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from indexing.catalogue.contract import converts
-from indexing.errors import ConfigError, DataError
+from indexing.errors import ConfigError, DataError, first_line
 from indexing.store import S3Settings, Store
 from jobs.inputs.parquet import content_digest, list_parquet, parquet_errors, read_footer
 from jobs.workspace.fingerprint import fingerprint
@@ -91,7 +91,7 @@ def check_rows(table: pa.Table, source: str) -> None:
     try:
         table.validate(full=True)
     except pa.ArrowInvalid as error:
-        raise DataError(f"{source}: expected strings in UTF-8; {str(error).splitlines()[0]}") from error
+        raise DataError(f"{source}: expected strings in UTF-8; {first_line(error)}") from error
     for name in ("query", "query_group"):
         blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(table[name]), ""), True)
         _refuse(blank, f"{source}: expected a text in column {name}, got null or blank")

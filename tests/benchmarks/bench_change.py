@@ -31,6 +31,7 @@ from indexing import OpenRelease, open_release
 from jobs.config.load import load_config
 from jobs.config.schema import Config
 from jobs.progress import Progress
+from jobs.run import open_run
 
 log = logging.getLogger(__name__)
 NUM_QUERIES, K, TURNS = 2_000, 10, 5
@@ -81,7 +82,7 @@ def run_night(config: Config) -> dict[str, Any]:
 
     progress = Progress(Console(stderr=True))
     with patch.object(jobs.nightly, "ray_session", session):
-        outcome = jobs.nightly.run_night(config, "publish", progress)
+        outcome = jobs.nightly.run_night(open_run(config, progress), "publish")
     assert outcome.published is not None
     release, uploads = outcome.published.release, outcome.published.uploads
     shards = [shard for collection in release.collections for shard in collection.shards]

@@ -27,9 +27,9 @@ from indexing.encoder import load_encoder
 from indexing.release.codec import to_plain
 from jobs.config.load import load_config
 from jobs.inputs.encoder import read_encoder
-from jobs.nightly import Outcome
-from jobs.nightly import run_night as run_stages
+from jobs.nightly import Outcome, run_night
 from jobs.progress import Bar, Progress
+from jobs.run import open_run
 from jobs.run_record import stage_records
 
 CORES = len(os.sched_getaffinity(0))
@@ -72,7 +72,7 @@ def run(num_rows: int | None, folder: Path) -> dict[str, Any]:
         config = load_config(str(config_path))
         progress = StampedProgress()
         started = time.monotonic()
-        outcome = run_stages(config, "publish", progress)
+        outcome = run_night(open_run(config, progress), "publish")
         total_s = time.monotonic() - started
     stages = {stage.name: asdict(stage) for stage in stage_records(outcome, progress.seconds)}
     stage_rate = progress.steady_rate("encode", CORES)

@@ -28,8 +28,9 @@ from indexing.dense.params import IndexParams
 from indexing.store.s3 import PART_BYTES
 from jobs.config.load import load_config
 from jobs.config.schema import IndexConfig
-from jobs.nightly import run_night as run_stages
+from jobs.nightly import run_night
 from jobs.progress import Progress
+from jobs.run import open_run
 from jobs.run_record import stage_records
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def run(num_rows: int, dim: int, folder: Path) -> dict[str, Any]:
     )
     progress = Progress(Console(stderr=True))
     with peak_of_machine() as used:
-        outcome = run_stages(load_config(str(config_path)), "publish", progress)
+        outcome = run_night(open_run(load_config(str(config_path)), progress), "publish")
     assert outcome.published is not None
     release = outcome.published.release
     plain_s = build_plain(folder / "vectors.npy")

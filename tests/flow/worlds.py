@@ -25,6 +25,7 @@ from jobs.__main__ import main
 from jobs.config.load import load_config
 from jobs.nightly import Outcome, run_night
 from jobs.progress import Progress
+from jobs.run import open_run
 
 ROOT = Path(__file__).parents[2]
 RAY_TOKEN = secrets.token_hex(32)
@@ -165,7 +166,7 @@ class World:
     def run(self, last_stage: str = "publish", *overrides: str) -> Night:
         """Runs the stages up to `last_stage` in this process; raises what they raise."""
         progress = Progress(Console(quiet=True))
-        outcome = run_night(load_config(str(self.write_config()), overrides), last_stage, progress)
+        outcome = run_night(open_run(load_config(str(self.write_config()), overrides), progress), last_stage)
         return Night(outcome, progress.seconds)
 
     def command(self, stage: str, *arguments: str) -> int:

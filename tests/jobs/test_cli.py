@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from flow.worlds import SYLLABLES, publish_without_ray
-from support.tiny_encoder import write_tiny_encoder
+from flow.worlds import SYLLABLES
 
 from indexing import OpenRelease, open_release
 from indexing.release.commit import read_release
@@ -23,19 +22,9 @@ from jobs.__main__ import main
 Run = Any
 
 
-@pytest.fixture(scope="module")
-def store_url_(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("published")
-    model = write_tiny_encoder(folder / "model", [" ".join(SYLLABLES)])
-    return publish_without_ray(folder, model)
-
-
-@pytest.fixture
-def published(store_url_: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A store with two releases of 40 tracks and 12 shows whose ids are their texts. Only to be read."""
-    monkeypatch.setenv("NIGHTCRATE_CACHE", str(tmp_path / "cache"))
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    return store_url_
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 import typer
-from flow.worlds import SYLLABLES, publish_without_ray
 from support.tiny_encoder import write_tiny_encoder
 from support.tiny_release import ReleaseMaker, unit_vectors
 
@@ -40,20 +39,6 @@ EXAMPLES = [
     for line in (command.epilog or "").splitlines()
     if line.startswith("  nightcrate ")
 ]
-
-
-@pytest.fixture(scope="module")
-def store_url_(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("published")
-    model = write_tiny_encoder(folder / "model", [" ".join(SYLLABLES)])
-    return publish_without_ray(folder, model)
-
-
-@pytest.fixture
-def published(store_url_: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A store with two releases. Only to be read."""
-    monkeypatch.setenv("NIGHTCRATE_CACHE", str(tmp_path / "cache"))
-    return store_url_
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from support.tiny_release import ReleaseMaker, bare_release, make_release, publi
 
 from indexing import LiveRelease, open_release
 from indexing.errors import ConfigError, DamagedError, UntrustedError
+from indexing.release.codec import encode_canonical
 from indexing.release.commit import commit_release, newest_sound, read_release
 from indexing.release.manifest import Release, parse_release, release_to_bytes
 from indexing.release.seal import seal
-from indexing.release.signing import check_signature, load_private_key, load_public_key, sign_release
+from indexing.release.signing import check_signed_bytes, load_private_key, load_public_key, sign_release
 from indexing.store import open_store
 
 KEY, OTHER = (Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32) for seed in (1, 2))
@@ -33,7 +34,7 @@ def write_public(key: Ed25519PrivateKey, path: Path) -> Path:
 
 def test_a_signature_survives_the_file_and_is_deterministic(release: Release) -> None:
     signed = parse_release(release_to_bytes(sign_release(release, KEY)))
-    check_signature(signed, [KEY.public_key()], "here")
+    check_signed_bytes(encode_canonical(signed), [KEY.public_key()])
     assert signed == sign_release(release, KEY)
     assert replace(signed, signature=None) == seal(release)
 
@@ -58,13 +59,13 @@ def test_unsigned_altered_and_foreign_releases_are_refused(release: Release) -> 
         replace(signed, signature=replace(signed.signature, ed25519="")),
     ):
         with pytest.raises(DamagedError, match="sign"):
-            check_signature(wrong, [KEY.public_key()], "here")
+            check_signed_bytes(encode_canonical(wrong), [KEY.public_key()])
 
 
 def test_during_a_change_of_keys_readers_trust_both(release: Release) -> None:
     keys = [KEY.public_key(), OTHER.public_key()]
     for key in (KEY, OTHER):
-        check_signature(sign_release(release, key), keys, "here")
+        check_signed_bytes(encode_canonical(sign_release(release, key)), keys)
 
 
 def test_open_release_with_a_key_refuses_what_it_did_not_sign(tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_an_empty_list_of_keys_is_an_error_and_not_trust_in_everybody(tmp_path: 
     for refused in (
         lambda: open_release(store.url, trusted_keys=[]),
         lambda: LiveRelease(store.url, trusted_keys=[]),
-        lambda: check_signature(sign_release(release, KEY), [], "here"),
+        lambda: check_signed_bytes(encode_canonical(sign_release(release, KEY)), []),
     ):
         with pytest.raises(ConfigError, match="trusted_keys: expected at least one public key"):
             refused()

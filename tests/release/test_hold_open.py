@@ -15,21 +15,11 @@ from indexing.encoder import EncoderSettings, encoder_files, load_encoder, resol
 from indexing.errors import ConfigError, DamagedError, StoreUnavailable
 from indexing.release.manifest import EncoderEntry, parse_release, release_to_bytes
 from indexing.release.shard import load_shard
-from indexing.store import Store, open_store
+from indexing.store import Store
 from indexing.store.blobs import Blob
 from indexing.store.cache import MAX_TRIES, BlobCache, retry_vanished
 
 TEXTS = ["calm piano", "loud guitar", "cooking pasta", "news today"]
-
-
-@pytest.fixture
-def maker(tmp_path: Path) -> ReleaseMaker:
-    return ReleaseMaker(tmp_path)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(f"file://{tmp_path}/store")
 
 
 @pytest.fixture
