@@ -12,7 +12,8 @@ import pytest
 from support.documented import columns_of, field_names_of
 
 from indexing.catalogue.contract import CONTRACT, REQUIRED
-from indexing.release.manifest import Collection, Delta, EncoderEntry, Release, Shard, Signature, Tombstones
+from indexing.release.encoder_entry import EncoderEntry
+from indexing.release.manifest import Collection, Delta, Release, Shard, Signature, Tombstones
 from indexing.release.registry import AcceptedEncoder
 from indexing.release.shard import ITEMS_SCHEMA, TOMBSTONES_SCHEMA
 from jobs.__main__ import main

@@ -9,8 +9,9 @@ import json
 import math
 import reprlib
 import types
+from collections import Counter
 from collections.abc import Iterable
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from indexing.errors import DamagedError
 
@@ -78,6 +79,16 @@ def decode_strict(kind: type[T], data: bytes) -> T:
     if _dump(value) != data:  # nothing that `from_plain` accepts reads otherwise than it is written
         raise DamagedError("expected canonical JSON (sorted distinct keys, no spaces), got another form of it")
     return decoded
+
+
+def check_distinct(values: list[str], path: str) -> None:
+    for value, count in Counter(values).items():
+        if count > 1:
+            refuse(path, "distinct names", f"{value} {count} times")
+
+
+def refuse(path: str, expected: object, got: object) -> NoReturn:
+    raise DamagedError(f"{path}: expected {expected}, got {str(got)[:80]!r}")
 
 
 def _load(data: bytes) -> Any:

@@ -2,46 +2,21 @@
 
 import datetime
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from indexing.dense.params import IndexParams
 from indexing.errors import DamagedError
-from indexing.release.codec import MAX_INT, decode_strict, encode_canonical
+from indexing.release.codec import MAX_INT, check_distinct, decode_strict, encode_canonical, refuse
+from indexing.release.encoder_entry import EncoderEntry, check_encoder
 from indexing.release.seal import check_digest
-from indexing.store.blobs import Blob
+from indexing.store.blobs import SHA256, Blob
 
 MAX_RELEASE_BYTES = 32 * 1024 * 1024
 MAX_DIM = 65_536
 RELEASES_PREFIX = "releases/"
 _RELEASE_KEY = re.compile(r"releases/(\d{20})\.json", re.ASCII)
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderFile:
-    path: str
-    """Relative POSIX path inside the encoder's folder."""
-    blob: Blob
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderEntry:
-    """The encoder that made the vectors; its files travel with the release."""
-
-    digest: str
-    dim: int
-    max_tokens: int
-    dtype: str
-    """As configured: auto, float32 or bfloat16."""
-    prompts: dict[str, str]
-    """Text put before an input, by kind: "query", "document"."""
-    files: tuple[EncoderFile, ...]
-    resolved_dtype: str | None = None
-    """What `dtype` was where the release was validated; None in releases from before there was this field."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,100 +167,72 @@ def parse_release(data: bytes) -> Release:
     _check_head(release)
     for position, collection in enumerate(release.collections):
         _check_collection(collection, f"collections[{position}]")
-    _check_distinct([collection.name for collection in release.collections], "collections")
+    check_distinct([collection.name for collection in release.collections], "collections")
     if release.encoder is not None:
-        _check_encoder(release.encoder, release.dim)
+        check_encoder(release.encoder, release.dim)
     _check_blobs(release)
     return release
 
 
 def _check_head(release: Release) -> None:
     if release.number < 1:
-        _refuse("number", "1 or more", release.number)
+        refuse("number", "1 or more", release.number)
     parent = release.number - 1 or None
     if release.parent != parent:
-        _refuse("parent", f"{parent} for release {release.number}", release.parent)
+        refuse("parent", f"{parent} for release {release.number}", release.parent)
     try:
         offset = datetime.datetime.fromisoformat(release.created_at).utcoffset()
     except ValueError:
         offset = None
     if offset != datetime.timedelta(0):
-        _refuse("created_at", "an ISO 8601 time in UTC", release.created_at)
+        refuse("created_at", "an ISO 8601 time in UTC", release.created_at)
     if not release.writer_id:
-        _refuse("writer_id", "a unique text", release.writer_id)
+        refuse("writer_id", "a unique text", release.writer_id)
     if not 1 <= release.dim <= MAX_DIM:
-        _refuse("dim", f"1 to {MAX_DIM}", release.dim)
+        refuse("dim", f"1 to {MAX_DIM}", release.dim)
     if release.index.M < 2 or release.index.ef_construction < 1:
-        _refuse("index", "M of 2 or more and ef_construction of 1 or more", release.index)
+        refuse("index", "M of 2 or more and ef_construction of 1 or more", release.index)
     if not release.collections:
-        _refuse("collections", "at least one", release.collections)
+        refuse("collections", "at least one", release.collections)
 
 
 def _check_collection(collection: Collection, path: str) -> None:
     if not collection.name:
-        _refuse(f"{path}.name", "a name", collection.name)
+        refuse(f"{path}.name", "a name", collection.name)
     if collection.ef_search < 1:
-        _refuse(f"{path}.ef_search", "1 or more", collection.ef_search)
+        refuse(f"{path}.ef_search", "1 or more", collection.ef_search)
     if not collection.shards:
-        _refuse(f"{path}.shards", "at least one", collection.shards)
+        refuse(f"{path}.shards", "at least one", collection.shards)
     for position, shard in enumerate(collection.shards):
         if shard.number != position:
-            _refuse(f"{path}.shards[{position}].number", position, shard.number)
+            refuse(f"{path}.shards[{position}].number", position, shard.number)
         if shard.num_items < 1:
-            _refuse(f"{path}.shards[{position}].num_items", "1 or more", shard.num_items)
+            refuse(f"{path}.shards[{position}].num_items", "1 or more", shard.num_items)
         _check_changes(shard, f"{path}.shards[{position}]")
     total = sum(shard.num_items for shard in collection.shards)
     if collection.num_items != total:
-        _refuse(f"{path}.num_items", f"{total}, the sum of its shards", collection.num_items)
+        refuse(f"{path}.num_items", f"{total}, the sum of its shards", collection.num_items)
 
 
 def _check_changes(shard: Shard, path: str) -> None:
     if shard.deltas is not None and not shard.deltas:
-        _refuse(f"{path}.deltas", "at least one, or no such field", shard.deltas)
+        refuse(f"{path}.deltas", "at least one, or no such field", shard.deltas)
     for position, delta in enumerate(shard.deltas or ()):
         if delta.num_rows < 1:
-            _refuse(f"{path}.deltas[{position}].num_rows", "1 or more", delta.num_rows)
+            refuse(f"{path}.deltas[{position}].num_rows", "1 or more", delta.num_rows)
     if shard.tombstones and shard.tombstones.num_rows < 1:
-        _refuse(f"{path}.tombstones.num_rows", "1 or more", shard.tombstones.num_rows)
+        refuse(f"{path}.tombstones.num_rows", "1 or more", shard.tombstones.num_rows)
     if shard.num_base_rows < 1:
-        _refuse(f"{path}.num_items", "more rows than the deltas have", shard.num_items)
-
-
-def _check_encoder(encoder: EncoderEntry, dim: int) -> None:
-    if not _SHA256.fullmatch(encoder.digest):
-        _refuse("encoder.digest", "64 hex digits", encoder.digest)
-    if encoder.dim != dim:
-        _refuse("encoder.dim", f"{dim}, as the release", encoder.dim)
-    if encoder.resolved_dtype not in (None, "float32", "bfloat16"):
-        _refuse("encoder.resolved_dtype", "float32 or bfloat16", encoder.resolved_dtype)
-    if encoder.max_tokens < 1:
-        _refuse("encoder.max_tokens", "1 or more", encoder.max_tokens)
-    if not encoder.files:
-        _refuse("encoder.files", "at least one", encoder.files)
-    for position, file in enumerate(encoder.files):
-        parts = file.path.split("/")
-        if any(part in ("", ".", "..") for part in parts) or not file.path.isprintable() or set(file.path) & set("\\:"):
-            _refuse(f"encoder.files[{position}].path", "a plain relative path", file.path)
-    paths = [file.path for file in encoder.files]
-    folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
-    if both := folders.intersection(paths):
-        _refuse("encoder.files", "files whose paths are no folders of others", min(both))
-    _check_distinct(paths, "encoder.files")
+        refuse(f"{path}.num_items", "more rows than the deltas have", shard.num_items)
 
 
 def _check_blobs(release: Release) -> None:
     sizes: dict[str, int] = {}
     for path, blob in _named_blobs(release):
-        if not _SHA256.fullmatch(blob.sha256):
-            _refuse(f"{path}.sha256", "64 hex digits", blob.sha256)
+        if not SHA256.fullmatch(blob.sha256):
+            refuse(f"{path}.sha256", "64 hex digits", blob.sha256)
         if sizes.setdefault(blob.sha256, blob.size_bytes) != blob.size_bytes:
-            _refuse(f"{path}.size_bytes", f"{sizes[blob.sha256]}, as elsewhere in the file", blob.size_bytes)
-
-
-def _check_distinct(values: list[str], path: str) -> None:
-    for value, count in Counter(values).items():
-        if count > 1:
-            _refuse(path, "distinct names", f"{value} {count} times")
+            refuse(f"{path}.size_bytes", f"{sizes[blob.sha256]}, as elsewhere in the file", blob.size_bytes)
 
 
 def _named_blobs(release: Release) -> Iterator[tuple[str, Blob]]:
@@ -297,7 +244,3 @@ def _named_blobs(release: Release) -> Iterator[tuple[str, Blob]]:
         yield f"encoder.files[{i}].blob", file.blob
     if release.report is not None:
         yield "report", release.report
-
-
-def _refuse(path: str, expected: object, got: object) -> NoReturn:
-    raise DamagedError(f"{path}: expected {expected}, got {str(got)[:80]!r}")

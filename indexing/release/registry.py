@@ -15,7 +15,7 @@ from indexing.encoder import encoder_digest, encoder_files
 from indexing.errors import DamagedError, PublishConflict
 from indexing.release.codec import decode_strict, encode_canonical
 from indexing.store import Store
-from indexing.store.blobs import upload_folder
+from indexing.store.blobs import SHA256, upload_folder
 
 PREFIX = "encoders/"
 MAX_BYTES = 1 << 20
@@ -55,7 +55,7 @@ def read_accepted(store: Store, number: int) -> AcceptedEncoder:
         entry = decode_strict(AcceptedEncoder, store.get(key, max_bytes=MAX_BYTES))
     except DamagedError as error:
         raise DamagedError(f"{store.describe(key)}: {error}") from error
-    if entry.number != number or not re.fullmatch("[0-9a-f]{64}", entry.digest):
+    if entry.number != number or not SHA256.fullmatch(entry.digest):
         raise DamagedError(f"{store.describe(key)}: expected encoder {number} and a digest, got {entry.number}")
     return entry
 

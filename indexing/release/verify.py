@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from indexing.encoder.locate import files_digest
 from indexing.errors import DamagedError
 from indexing.key_ranges import id_keys, range_of
-from indexing.release.manifest import Collection, EncoderEntry, Release, Shard
+from indexing.release.encoder_entry import EncoderEntry
+from indexing.release.manifest import Collection, Release, Shard
 from indexing.release.shard import load_shard, read_live_rows, read_metadata
 from indexing.store import Store
 from indexing.store.blobs import Blob, Fetch

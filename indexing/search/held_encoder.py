@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from indexing.encoder import EncoderSettings, load_encoder, require_text
 from indexing.encoder.settings import Dtype
-from indexing.release.manifest import EncoderEntry
+from indexing.release.encoder_entry import EncoderEntry
 from indexing.store import Store
 from indexing.store.blobs import Fetch
 from indexing.store.cache import BlobCache, retry_vanished

@@ -10,6 +10,7 @@ from typing import BinaryIO
 from indexing.store import Store
 
 BLOBS_PREFIX = "blobs/sha256/"
+SHA256 = re.compile(r"[0-9a-f]{64}")
 _BLOB_KEY = re.compile(r"blobs/sha256/([0-9a-f]{2})/\1[0-9a-f]{62}")
 
 

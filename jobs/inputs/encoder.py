@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from indexing.encoder import EncoderSettings, encoder_files, load_encoder, resolve_model
 from indexing.encoder.locate import files_digest
 from indexing.errors import ConfigError, DamagedError
-from indexing.release.manifest import EncoderFile
+from indexing.release.encoder_entry import EncoderFile
 from indexing.release.registry import digest_of_url, encoder_url, newest
 from indexing.store import Store
 from indexing.store.blobs import file_blob

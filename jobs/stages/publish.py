@@ -17,8 +17,9 @@ from indexing.encoder import resolve_dtype
 from indexing.encoder.layout import read_layout
 from indexing.release.codec import to_plain
 from indexing.release.commit import UploadCounts, missing_blobs, publish_release, upload_blobs
+from indexing.release.encoder_entry import EncoderEntry
 from indexing.release.lease import Lease
-from indexing.release.manifest import Collection, EncoderEntry, Release
+from indexing.release.manifest import Collection, Release
 from indexing.release.signing import sign_release
 from indexing.store import Store
 from indexing.store.blobs import Blob, blob_of

@@ -13,7 +13,8 @@ from indexing import open_release
 from indexing.dense.hnsw import load_graph
 from indexing.encoder import EncoderSettings, encoder_files, load_encoder, resolve_dtype
 from indexing.errors import ConfigError, DamagedError, StoreUnavailable
-from indexing.release.manifest import EncoderEntry, parse_release, release_to_bytes
+from indexing.release.encoder_entry import EncoderEntry
+from indexing.release.manifest import parse_release, release_to_bytes
 from indexing.release.shard import load_shard
 from indexing.store import Store
 from indexing.store.blobs import Blob

@@ -13,10 +13,9 @@ from support.tiny_release import make_release
 
 from indexing.dense.params import IndexParams
 from indexing.errors import DamagedError
+from indexing.release.encoder_entry import EncoderEntry, EncoderFile
 from indexing.release.manifest import (
     Collection,
-    EncoderEntry,
-    EncoderFile,
     Release,
     Shard,
     parse_release,

@@ -14,11 +14,10 @@ from indexing.dense.hnsw import build_index
 from indexing.dense.params import IndexParams
 from indexing.key_ranges import id_keys, range_of
 from indexing.release.commit import UploadCounts, commit_release, release_numbers, upload_blobs
+from indexing.release.encoder_entry import EncoderEntry, EncoderFile
 from indexing.release.manifest import (
     Collection,
     Delta,
-    EncoderEntry,
-    EncoderFile,
     Release,
     Shard,
     Tombstones,
