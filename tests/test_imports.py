@@ -1,4 +1,4 @@
-"""Who may import what: the architecture's rule, held over every module of the three packages."""
+"""Who may import what, and how long files and functions may be: held over every module of the three packages."""
 
 import ast
 import subprocess
@@ -165,6 +165,32 @@ def test_every_room_has_its_floor(package: str) -> None:
 )
 def test_an_import_that_climbs_is_caught(source: str, path: str) -> None:
     assert len(climbing_imports(source, path)) == 1
+
+
+SUPPORT = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/support/*.py"))
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
+
+
+def too_long(source: str, path: str) -> list[str]:
+    """The file and the functions that nobody reads in one sitting."""
+    functions = [
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    lengths = {f"{path}: {each.name}": (each.end_lineno or 0) - each.lineno + 1 for each in functions}
+    found = [name for name, num_lines in lengths.items() if num_lines > MAX_FUNCTION_LINES]
+    return [path, *found] if source.count("\n") > MAX_FILE_LINES else found
+
+
+@pytest.mark.parametrize("path", [*MODULES, *SUPPORT])
+def test_no_file_and_no_function_is_too_long(path: str) -> None:
+    assert too_long((ROOT / path).read_text(encoding="utf-8"), path) == []
+
+
+def test_what_is_too_long_is_caught() -> None:
+    function = "def f():\n" + "    pass\n" * MAX_FUNCTION_LINES
+    assert too_long(function, "a.py") == ["a.py: f"]
+    assert too_long(function.removesuffix("    pass\n"), "a.py") == []
+    assert too_long("pass\n" * (MAX_FILE_LINES + 1), "a.py") == ["a.py"]
 
 
 @pytest.mark.parametrize("package", sorted({str(Path(path).parent) for path in MODULES if path.count("/") > 1}))

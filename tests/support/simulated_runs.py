@@ -11,7 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.simulation import InThisThread, Killed, Observer, Process, SimulatedStore, Task, Violation, World
+from support.simulated_store import Observer, SimulatedStore
+from support.simulation import InThisThread, Killed, Process, Task, Violation, World
 from support.tiny_release import make_release
 
 from indexing.errors import ConfigError, DamagedError, PublishConflict, StoreUnavailable
