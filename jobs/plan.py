@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +42,9 @@ DEFAULT_RATES = {"encode": 400.0, "build": 2_100.0}
 """Rows/s of one core with AVX512-BF16: all-MiniLM-L6-v2 on texts of 21 tokens; HNSW at 384 dimensions, M 16, ef 200."""
 WORKER_BYTES = 700_000_000
 """A worker with torch and pyarrow loaded, before any rows."""
+
+Keys: TypeAlias = list[ray.ObjectRef[pa.Table]]
+"""Each part's rows with id, collection, fingerprint and both range keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,18 +116,19 @@ def find_dim(inputs: Inputs) -> int:
     if inputs.source.npy:
         return inputs.source.npy.dim
     part = inputs.source.parts[0]
-    return column_vectors(part.read()[VECTOR], part.key).shape[1]
+    dim: int = column_vectors(part.read()[VECTOR], part.key).shape[1]
+    return dim
 
 
-def survey(inputs: Inputs) -> list[ray.ObjectRef]:
+def survey(inputs: Inputs) -> Keys:
     """The keys of each part's good rows, which stay in the object store."""
-    keys: dict[int, ray.ObjectRef] = {}
+    keys: dict[int, ray.ObjectRef[pa.Table]] = {}
 
-    def submit(part: Part) -> ray.ObjectRef:
-        # Two references, which Ray's type does not say.
-        refs: Any = survey_part.remote(part, inputs.rules, inputs.encoder_fingerprint)
-        keys[part.number] = refs[1]
-        return refs[0]
+    def submit(part: Part) -> ray.ObjectRef[int]:
+        refs = survey_part.remote(part, inputs.rules, inputs.encoder_fingerprint)
+        # Ray types one reference; `num_returns=2` gives two.
+        num_good, keys[part.number] = cast("tuple[ray.ObjectRef[int], ray.ObjectRef[pa.Table]]", refs)
+        return num_good
 
     for _ in fan_out(submit, inputs.source.parts, what="plan"):
         pass
@@ -137,7 +141,7 @@ def survey_part(part: Part, rules: RowRules, encoder_fingerprint: str | None) ->
     return good.num_rows, good.select(["item_id", "id_key", "collection", "fingerprint", "fingerprint_key"])
 
 
-def count_items(keys: list[ray.ObjectRef], num_rows: int) -> Counter[str]:
+def count_items(keys: Keys, num_rows: int) -> Counter[str]:
     """Items of each collection; of rows with one id the first counts, as in `prepare`."""
     num_ranges = -(-num_rows // ROWS_PER_DUPLICATE_CHECK)
     ranges = [key_range(number, num_ranges) for number in range(num_ranges)]
@@ -146,14 +150,14 @@ def count_items(keys: list[ray.ObjectRef], num_rows: int) -> Counter[str]:
 
 
 @ray.remote
-def count_distinct(keys: list[ray.ObjectRef], keys_in: KeyRange) -> Counter[str]:
+def count_distinct(keys: Keys, keys_in: KeyRange) -> Counter[str]:
     rows = select_range(keys, "id_key", keys_in)
     ids = rows["item_id"].combine_chunks().dictionary_encode()
     first_rows = np.unique(ids.indices.to_numpy(), return_index=True)[1]
     return Counter(rows["collection"].take(pa.array(first_rows)).to_pylist())
 
 
-def count_texts(keys: list[ray.ObjectRef], workspace: Store, inputs: Inputs) -> tuple[int, int]:
+def count_texts(keys: Keys, workspace: Store, inputs: Inputs) -> tuple[int, int]:
     """(distinct texts, those that have a vector in the workspace); (0, 0) where vectors come precomputed."""
     if inputs.encoder is None:
         return 0, 0
@@ -166,15 +170,13 @@ def count_texts(keys: list[ray.ObjectRef], workspace: Store, inputs: Inputs) -> 
 
 
 @ray.remote
-def count_range(
-    keys: list[ray.ObjectRef], keys_in: KeyRange, workspace: Store, chunks: tuple[str, ...]
-) -> tuple[int, int]:
+def count_range(keys: Keys, keys_in: KeyRange, workspace: Store, chunks: tuple[str, ...]) -> tuple[int, int]:
     mine = pc.unique(select_range(keys, "fingerprint_key", keys_in)["fingerprint"])
     known = read_known(workspace, chunks, keys_in)["fingerprint"].combine_chunks()
     return len(mine), pc.sum(pc.is_in(mine, value_set=known)).as_py() or 0
 
 
-def select_range(keys: list[ray.ObjectRef], column: str, keys_in: KeyRange) -> pa.Table:
+def select_range(keys: Keys, column: str, keys_in: KeyRange) -> pa.Table:
     """The rows of all parts whose `column` lies in the range."""
     tables = []
     for table in ray.get(keys):
@@ -200,9 +202,7 @@ ShardKey = tuple[str, int]
 """Collection and shard number."""
 
 
-def compare(
-    keys: list[ray.ObjectRef], store: Store, parent: Release, compact_at: float
-) -> dict[ShardKey, ShardChanges]:
+def compare(keys: Keys, store: Store, parent: Release, compact_at: float) -> dict[ShardKey, ShardChanges]:
     tasks = [
         (collection.name, shard, key_range(shard.number, len(collection.shards)))
         for collection in parent.collections
@@ -214,7 +214,7 @@ def compare(
 
 @ray.remote
 def compare_shard(
-    keys: list[ray.ObjectRef], store: Store, name: str, shard: Shard, keys_in: KeyRange, compact_at: float
+    keys: Keys, store: Store, name: str, shard: Shard, keys_in: KeyRange, compact_at: float
 ) -> ShardChanges:
     with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
         fetch = partial(download_into, Path(folder), store)

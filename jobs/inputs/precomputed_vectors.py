@@ -78,7 +78,8 @@ def column_vectors(column: pa.ChunkedArray, source: str) -> np.ndarray:
     lengths = pc.unique(pc.list_value_length(array)).to_pylist()
     if len(lengths) != 1 or not lengths[0]:
         raise DataError(f"{source}: expected vectors of one dimension, got {sorted(lengths)[:5]}")
-    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), lengths[0])
+    values: np.ndarray = array.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(array), lengths[0])
 
 
 def normalise(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

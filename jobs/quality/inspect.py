@@ -64,7 +64,7 @@ def inspect_shards(run: Run, shards: Sequence[BuiltShard], bar: Bar) -> Inspecti
     for shard in shards:
         totals[shard.collection] += shard.entry.num_items
 
-    def submit(shard: BuiltShard) -> ray.ObjectRef:
+    def submit(shard: BuiltShard) -> ray.ObjectRef[ShardInspection]:
         share = run.config.validation.num_samples * shard.entry.num_items
         return inspect_shard.remote(run.workspace, shard, -(-share // totals[shard.collection]))
 

@@ -15,7 +15,8 @@ def recall_by_score(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
     `found` and `truth` are scores (num_queries, k), best first. Counting by score instead of label, as ann-benchmarks
     does, leaves equal vectors (the same text under two ids) interchangeable.
     """
-    return (found >= truth[:, -1:] - SCORE_TOLERANCE).mean(axis=1)
+    recalls: np.ndarray = (found >= truth[:, -1:] - SCORE_TOLERANCE).mean(axis=1)
+    return recalls
 
 
 def self_match(scores: np.ndarray, own: np.ndarray) -> float:

@@ -22,7 +22,8 @@ def write_run(store: Store, key: str, table: pa.Table, *, sort_by: list[str]) ->
 def parquet_bytes(table: pa.Table, **options: Any) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", **options)
-    return sink.getvalue().to_pybytes()
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def read_run(

@@ -16,7 +16,8 @@ def pairs(table: pa.Table) -> pa.Array:
 def vectors_of(table: pa.Table) -> np.ndarray:
     """(num_rows, dim) of the fixed-size column `vector`, in the type it is stored in."""
     column = table[VECTOR].combine_chunks()
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
+    values: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(column), column.type.list_size)
 
 
 def vector_column(vectors: np.ndarray) -> pa.FixedSizeListArray:
