@@ -10,7 +10,7 @@ import math
 import reprlib
 import types
 from collections.abc import Iterable
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from indexing.errors import DamagedError
 
@@ -105,7 +105,7 @@ def _decode(hint: Any, value: Any, path: str) -> Any:
     if origin is dict:
         items = _expect(dict, value, path).items()
         return {_text(key, path): _decode(args[1], item, f"{path}[{reprlib.repr(key)}]") for key, item in items}
-    if origin is types.UnionType:
+    if origin in (types.UnionType, Union):  # the second of a Literal and None
         return None if value is None else _decode(args[0], value, path)
     if origin is Literal:
         if not any(type(value) is type(choice) and value == choice for choice in args):
