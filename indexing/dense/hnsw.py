@@ -35,17 +35,22 @@ def build_index(vectors: np.ndarray, params: IndexParams, path: Path) -> None:
     Label i is row i. One thread, so that the same vectors give the same bytes.
     Raises DataError for no rows, another dtype or shape, NaN or infinite values; StoreUnavailable for a full disk.
     """
+    check_vectors(vectors)
+    num_items, dim = vectors.shape
+    index = hnswlib.Index("ip", dim)
+    index.init_index(num_items, M=params.M, ef_construction=params.ef_construction, random_seed=params.seed)
+    index.add_items(vectors, np.arange(num_items), num_threads=1)
+    _save_index(index, path)
+
+
+def check_vectors(vectors: np.ndarray) -> None:
+    """Raises DataError unless `vectors` is float32 (num_items ≥ 1, dim ≥ 1) and finite."""
     if vectors.ndim != 2 or vectors.dtype != np.float32 or 0 in vectors.shape:
         raise DataError(
             f"expected float32 vectors (num_items ≥ 1, dim ≥ 1) to index, got {vectors.dtype} {vectors.shape}"
         )
     if not np.isfinite(vectors).all():
         raise DataError("expected finite vectors to index, got NaN or infinite values")
-    num_items, dim = vectors.shape
-    index = hnswlib.Index("ip", dim)
-    index.init_index(num_items, M=params.M, ef_construction=params.ef_construction, random_seed=params.seed)
-    index.add_items(vectors, np.arange(num_items), num_threads=1)
-    _save_index(index, path)
 
 
 def _save_index(index: Any, path: Path) -> None:

@@ -1,6 +1,7 @@
 """How graphs are built, and on how many hits they are measured. No hnswlib here: a release file names these."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +14,8 @@ class IndexParams:
     """Candidates kept while an element is inserted."""
     seed: int = 1
     """Draws the layers of the elements."""
+    builder: Literal["faiss"] | None = None
+    """What links the elements; None is hnswlib, the only one in releases that do not say."""
 
 
 K = 10

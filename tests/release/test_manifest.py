@@ -80,7 +80,12 @@ def releases(draw: st.DrawFn) -> Release:
         dim=dim,
         encoder=draw(st.none() | encoders(dim)),
         text_templates=draw(st.dictionaries(texts, texts, max_size=2)),
-        index=IndexParams(M=draw(st.integers(2, 100)), ef_construction=draw(counts), seed=draw(st.integers(0, 99))),
+        index=IndexParams(
+            M=draw(st.integers(2, 100)),
+            ef_construction=draw(counts),
+            seed=draw(st.integers(0, 99)),
+            builder=draw(st.sampled_from([None, "faiss"])),
+        ),
         validation=draw(st.dictionaries(texts, json_values, max_size=3)),
         report=draw(st.none() | blobs()),
         tools=draw(st.dictionaries(texts, texts, max_size=2)),

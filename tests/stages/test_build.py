@@ -70,6 +70,7 @@ def make_task(artifact: Artifact[Prepared], num_parts: int = 1, **changes: Any) 
         "number": 0,
         "keys": ALL,
         "params": IndexParams(),
+        "num_threads": 1,
         "store": artifact.store,
         "parent": None,
         "parent_dim": 0,
