@@ -15,9 +15,9 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Measured on Linux with the CPU build of torch; CUDA's libraries are some 3 GB more.
-SIZE_train := 2.2 GB, two to five minutes the first time
-SIZE_test := 2.5 GB, two to five minutes the first time
-SIZE_bench := more than 2.5 GB, some five minutes the first time
+SIZE_train := 2.3 GB, two to five minutes the first time
+SIZE_test := 2.7 GB, two to five minutes the first time
+SIZE_bench := more than 2.7 GB, some five minutes the first time
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check faults bench bench-nights bench-scale bench-train docs docs-config clean
