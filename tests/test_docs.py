@@ -85,6 +85,14 @@ def test_links_between_files_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)
+def test_tests_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(r"`(?:tests/)?([\w/]+\.py)(?:::(\w+))?", page.read_text(encoding="utf-8"))
+    cited = [(ROOT / "tests" / path, name) for path, name in named if "test_" in path]
+    missing = [(path.name, name) for path, name in cited if not path.exists() or f"def {name}" not in path.read_text()]
+    assert missing == []
+
+
 def test_the_site_builds_without_a_warning_and_asks_no_other_site(tmp_path: Path) -> None:
     """Links between pages and to their headings are checked by mkdocs, too."""
     if importlib.util.find_spec("material") is None:
