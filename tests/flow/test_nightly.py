@@ -109,7 +109,7 @@ def test_release_tells_what_it_was_validated_with(first_night: Night, first_worl
         assert figures["self_match"] >= 0.99
         loss = figures["recall_loss"]["all"]
         assert loss["graph"] + loss["shard_merge"] == pytest.approx(1 - figures["items"]["recall_at_10"])
-        assert loss["shard_merge"] == pytest.approx(0, abs=0.002)
+        assert loss["shard_merge"] == pytest.approx(0, abs=0.005)
         assert 0 <= loss["vector_precision"] < 0.1
     assert release.encoder is not None
     settings = load_config(str(first_world.write_config())).encoder.settings()
