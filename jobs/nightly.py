@@ -9,6 +9,7 @@ import socket
 from dataclasses import dataclass, replace
 
 from cluster.session import ray_session
+from indexing.errors import PublishConflict
 from indexing.release.lease import hold_lease
 from indexing.release.signing import require_key
 from indexing.store import Store
@@ -20,7 +21,7 @@ from jobs.run import Run
 from jobs.stages.build import build
 from jobs.stages.encode import encode
 from jobs.stages.prepare import prepare
-from jobs.stages.publish import Published, find_published, publish
+from jobs.stages.publish import Published, find_published, publish, why_held
 from jobs.stages.validate import GatesFailed, validate
 from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.rates import keep_rates
@@ -63,6 +64,8 @@ def publish_night(run: Run, inputs: Inputs) -> Outcome:
         if current.release:
             require_key(current.release, publisher_key(run.config.publish), "publish.signing_key", run.store.url)
         inputs = inputs.on_top_of(current)
+        if reason := why_held(run, inputs):
+            raise PublishConflict(f"{run.store.url}: {reason}")
         with ray_session(run.config.ray.address):
             outcome = run_stages(run, inputs, "build")
             assert outcome.built is not None

@@ -34,6 +34,7 @@ from jobs.run import open_run
 from jobs.stages.build import shards_to_carry, why_other_shards, why_rebuild
 from jobs.stages.carry_over import plan_changes
 from jobs.stages.prepare import ROWS_PER_DUPLICATE_CHECK
+from jobs.stages.publish import why_held
 from jobs.workspace.chunks import chunks_path, list_chunks, num_chunks, read_known
 from jobs.workspace.rates import read_rates
 from jobs.workspace.vectors import VECTOR
@@ -60,6 +61,8 @@ class Plan:
     """name → (items, shards)."""
     index_bytes: int
     """Size of all HNSW files."""
+    why_held: str | None
+    """Why nightly would publish nothing: a rollback holds it back. None where it would."""
     why_rebuild: str | None
     """What makes shards useless that the parent release has; None where all are carried on but for large changes."""
     num_to_index: int
@@ -101,6 +104,7 @@ def make_plan(config: Config) -> Plan:
         changes=sum_changes(shards, num_items) if parent else None,
         collections={name: (totals[name], count) for name, count in num_shards_of.items()},
         index_bytes=num_items * item_bytes,
+        why_held=why_held(run, inputs),
         why_rebuild=reason or why_other_shards(parent, num_shards_of),
         num_to_index=num_to_index,
         seconds=(num_texts - num_known) / rate["encode"] + num_to_index / rate["build"],

@@ -13,6 +13,7 @@ from support.documented import columns_of, field_names_of
 
 from indexing.catalogue.contract import CONTRACT, REQUIRED
 from indexing.release.encoder_entry import EncoderEntry
+from indexing.release.hold import Hold
 from indexing.release.manifest import Collection, Delta, Release, Shard, Signature, Tombstones
 from indexing.release.registry import AcceptedEncoder
 from indexing.release.shard import ITEMS_SCHEMA, TOMBSTONES_SCHEMA
@@ -50,7 +51,7 @@ def test_the_columns_documented_as_required_are_required(section: str, required:
 
 
 @pytest.mark.parametrize(
-    "record", [Release, Collection, Shard, Delta, Tombstones, EncoderEntry, Signature, AcceptedEncoder]
+    "record", [Release, Hold, Collection, Shard, Delta, Tombstones, EncoderEntry, Signature, AcceptedEncoder]
 )
 def test_the_documented_fields_are_those_of_the_record(record: type) -> None:
     assert field_names_of(record.__name__) == [field.name for field in dataclasses.fields(record)]

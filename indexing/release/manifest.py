@@ -10,6 +10,7 @@ from indexing.dense.params import IndexParams
 from indexing.errors import DamagedError
 from indexing.release.codec import MAX_INT, check_distinct, decode_strict, encode_canonical, refuse
 from indexing.release.encoder_entry import EncoderEntry, check_encoder
+from indexing.release.hold import Hold
 from indexing.release.seal import check_digest
 from indexing.store.blobs import SHA256, Blob
 
@@ -123,6 +124,8 @@ class Release:
     report: Blob | None
     tools: dict[str, str]
     """Versions of what built it."""
+    holds: tuple[Hold, ...] | None = None
+    """What was rolled back from and is not published again, newest first; None where there is none."""
     digest: str | None = None
     """SHA-256 of the canonical bytes without this field and `signature`; None in older releases."""
     signature: Signature | None = None
@@ -194,6 +197,8 @@ def _check_head(release: Release) -> None:
         refuse("index", "M of 2 or more and ef_construction of 1 or more", release.index)
     if not release.collections:
         refuse("collections", "at least one", release.collections)
+    if release.holds is not None and not release.holds:
+        refuse("holds", "at least one, or no such field", release.holds)
 
 
 def _check_collection(collection: Collection, path: str) -> None:

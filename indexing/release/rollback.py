@@ -1,4 +1,4 @@
-"""Going back: an old release's content as a new release, so that the history stays one line."""
+"""Going back: an old release's content as a new release, so that the history stays one line; and lifting its hold."""
 
 import datetime
 import tempfile
@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from indexing.errors import ConfigError, DamagedError
 from indexing.release.commit import commit_release, missing_blobs, newest_sound, read_release, require_releases
+from indexing.release.hold import Hold, holds_of_rollback
 from indexing.release.lease import wait_for_prune
 from indexing.release.manifest import Release
 from indexing.release.signing import require_key, sign_release
@@ -32,9 +33,9 @@ def roll_back(
     """Publishes the content of release `to` as the next release, once every byte of it has been verified.
 
     With `signing_key` the new release is signed, and release `to` must be signed by that key or one of `trusted_keys`.
-    The current release may be damaged. `on_blob` is called for
-    each blob that was verified; `check` between blobs and before the commit, and raises when this process may not go on
-    (its lease is lost).
+    The current release may be damaged: then the newest sound one before it is what the new release holds. `on_blob` is
+    called for each blob that was verified; `check` between blobs and before the commit, and raises when this process
+    may not go on (its lease is lost).
 
     Raises ConfigError when there is no such release, it is the current one, or an unsigned release would follow a
     signed one, UntrustedError when it is signed by no such key, DamagedError when its file or a blob of it is damaged
@@ -54,17 +55,7 @@ def roll_back(
 
     renew_blobs(store, target, current, check)
     verify_release(store, target, verified)
-    release = replace(
-        target,
-        number=number + 1,
-        parent=number,
-        kind="rollback",
-        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        writer_id=uuid.uuid4().hex,
-        signature=None,
-    )
-    if signing_key:
-        release = sign_release(release, signing_key)
+    release = following(number, target, holds_of_rollback(current, target), signing_key)
     check()
     release = commit_release(store, release)
     wait_for_prune(store)
@@ -75,6 +66,49 @@ def roll_back(
             f"{current.number}, which is whole"
         )
     return release
+
+
+def resume(
+    store: Store,
+    *,
+    check: Callable[[], None] = lambda: None,
+    signing_key: Ed25519PrivateKey | None = None,
+    trusted_keys: Sequence[Ed25519PublicKey] = (),
+) -> Release:
+    """Publishes the current release again without its holds, so that a run may publish what was rolled back from.
+
+    `check` is called before the commit. Raises ConfigError where nothing is held or an unsigned release would follow a
+    signed one, UntrustedError where there is a key, and neither it nor one of `trusted_keys` has signed the current
+    release, DamagedError where that is damaged or lacks blobs, PublishConflict when another release came in between.
+    """
+    current = read_release(store, None, [signing_key.public_key(), *trusted_keys] if signing_key else None)
+    if current.holds is None:
+        raise ConfigError(f"{store.url}: release {current.number} holds nothing back, expected a rollback that does")
+    require_key(current, signing_key, "--signing-key", store.url)
+    if missing := missing_blobs(store, current):
+        raise DamagedError(
+            f"{store.url}: expected all blobs of release {current.number}, {len(missing)} are missing or altered, such "
+            f"as {missing[0]}: roll back to a whole release"
+        )
+    check()
+    return commit_release(store, following(current.number, current, None, signing_key))
+
+
+def following(
+    number: int, content: Release, holds: tuple[Hold, ...] | None, signing_key: Ed25519PrivateKey | None
+) -> Release:
+    """What `content` serves, as the release after `number`, signed where there is a key."""
+    release = replace(
+        content,
+        number=number + 1,
+        parent=number,
+        kind="rollback",
+        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        writer_id=uuid.uuid4().hex,
+        holds=holds,
+        signature=None,
+    )
+    return sign_release(release, signing_key) if signing_key else release
 
 
 def renew_blobs(store: Store, target: Release, current: Release, check: Callable[[], None]) -> None:

@@ -20,7 +20,7 @@ EXIT_CODES = """Exit codes:
     2  wrong configuration or arguments
     3  bad input data
     4  validation failed
-    5  another run has published
+    5  another run has published, or a rollback holds this one back
     6  storage or cluster unavailable
    70  a bug
   130  interrupted
@@ -48,6 +48,7 @@ COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
     ],
     "Change a store": [
         ("rollback", store.rollback, f"nightcrate rollback {DEMO_STORE} --to 3"),
+        ("resume", store.resume, f"nightcrate resume {DEMO_STORE}"),
         ("pin", store.pin_release, f"nightcrate pin {DEMO_STORE} 3"),
         ("unpin", store.unpin_release, f"nightcrate unpin {DEMO_STORE} 3"),
         (

@@ -2,11 +2,13 @@
 
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from indexing.errors import ConfigError, DamagedError
 from indexing.release.commit import read_release, release_numbers
@@ -22,6 +24,8 @@ from jobs.cli.options import AsJson, ReleaseNumber, Store, TrustedKeys, paths_of
 from jobs.cli.output import output_of, print_json
 from jobs.report.terminal import print_table
 
+SELDOM = ("holds", "problem")
+"""Columns of `releases` that are left out where no release has a value."""
 Number = Annotated[int, typer.Argument(metavar="N", parser=whole_number, help="The number of the release.")]
 To = Annotated[int, typer.Option("--to", metavar="N", parser=whole_number, help="The release to go back to.")]
 SigningKey = Annotated[
@@ -32,7 +36,7 @@ SignedBy = Annotated[
     typer.Option(
         "--trusted-key",
         metavar="PEM",
-        help="With --signing-key: an older public key, which may have signed the release to go back to.",
+        help="With --signing-key: an older public key, which may have signed the old release.",
     ),
 ]
 
@@ -46,13 +50,25 @@ def releases(store: Store, as_json: AsJson = False) -> None:
         return print_json(rows)
     if not rows:
         raise ConfigError(f"no release in {opened.url}: run nightly first")
-    shown = [name for name in rows[0] if name != "problem" or any(row["problem"] for row in rows)]
+    shown = [name for name in rows[0] if name not in SELDOM or any(row[name] for row in rows)]
     print_table([name.replace("_", " ") for name in shown], [[cell(name, row[name]) for name in shown] for row in rows])
+    print_hold(rows[-1]["holds"], opened.url)
+
+
+def print_hold(numbers: list[int], url: str) -> None:
+    """What the current release holds back, and how to lift that."""
+    if numbers:
+        names = " and ".join(map(str, numbers))
+        print(
+            f"nightly does not publish again what release {names} was made from; to lift that: nightcrate resume {url}"
+        )
 
 
 def cell(name: str, value: Any) -> str:
-    if value is None:
+    if value in (None, []):
         return "–"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     if name == "size_bytes":
         return f"{value / 1e6:,.1f} MB"
     return f"{value:,}" if name == "num_items" else str(value)
@@ -64,7 +80,7 @@ def describe_number(store: StoreOf, number: int, is_pinned: bool) -> dict[str, A
         return describe_release(read_release(store, number), is_pinned)
     except DamagedError as error:
         names = ("number", "created_at", "kind", "num_items", "encoder", "recall_at_10", "size_bytes")
-        known = {"number": number, "kind": "damaged", "is_pinned": is_pinned, "problem": str(error)}
+        known = {"number": number, "kind": "damaged", "holds": [], "is_pinned": is_pinned, "problem": str(error)}
         return {**dict.fromkeys(names), **known}
 
 
@@ -79,9 +95,14 @@ def describe_release(release: Release, is_pinned: bool) -> dict[str, Any]:
         "encoder": release.encoder.digest[:12] if release.encoder else None,
         "recall_at_10": None if recall is None else round(recall, 4),
         "size_bytes": release.size_bytes,
+        "holds": numbers_held(release),
         "is_pinned": is_pinned,
         "problem": None,
     }
+
+
+def numbers_held(release: Release) -> list[int]:
+    return [hold.release for hold in release.holds or ()]
 
 
 def verify(
@@ -114,15 +135,15 @@ def rollback(
     trusted_key: SignedBy = None,
     as_json: AsJson = False,
 ) -> None:
-    """Verify an old release in full, then publish its content as the next release."""
+    """Verify an old release in full, then publish its content as the next release.
+
+    nightly does not publish again what was rolled back from: see resume.
+    """
     from indexing.release.rollback import roll_back
 
     opened = open_store(store)
     target = read_release(opened, to)
-    key = load_private_key(Path(signing_key)) if signing_key else None
-    older = load_trusted_keys(paths_of(trusted_key)) or ()
-    if older and key is None:
-        raise ConfigError("--trusted-key: expected --signing-key with it, got none")
+    key, older = load_keys(signing_key, trusted_key)
     preflight(opened)
     progress = output_of(context).progress()
     with (
@@ -138,8 +159,38 @@ def rollback(
             trusted_keys=older,
         )
     if as_json:
-        return print_json({"release": release.number, "rolled_back_to": to, "store": opened.url})
+        record = {"release": release.number, "rolled_back_to": to, "holds": numbers_held(release)}
+        return print_json({**record, "store": opened.url})
     print(f"release {release.number} is current and serves what release {to} did: {opened.url}")
+    print_hold(numbers_held(release), opened.url)
+
+
+def resume(store: Store, signing_key: SigningKey = None, trusted_key: SignedBy = None, as_json: AsJson = False) -> None:
+    """Let nightly publish again what was rolled back from.
+
+    Publishes the current release as the next one, without what it holds back.
+    """
+    from indexing.release.rollback import resume as lift_hold
+
+    opened = open_store(store)
+    key, older = load_keys(signing_key, trusted_key)
+    preflight(opened)
+    with hold_lease(opened, owner_name("resume"), wait=False) as lease:
+        release = lift_hold(opened, check=lease.check, signing_key=key, trusted_keys=older)
+    if as_json:
+        return print_json({"release": release.number, "store": opened.url})
+    print(f"release {release.number} is current and holds nothing back: {opened.url}")
+
+
+def load_keys(
+    signing_key: str | None, trusted_key: list[str] | None
+) -> tuple[Ed25519PrivateKey | None, Sequence[Ed25519PublicKey]]:
+    """Of --signing-key and --trusted-key. Raises ConfigError for the second without the first."""
+    key = load_private_key(Path(signing_key)) if signing_key else None
+    older = load_trusted_keys(paths_of(trusted_key)) or ()
+    if older and key is None:
+        raise ConfigError("--trusted-key: expected --signing-key with it, got none")
+    return key, older
 
 
 def pin_release(store: Store, number: Number, as_json: AsJson = False) -> None:

@@ -24,6 +24,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         lines.insert(2, f"items         {changes} since the current release")
     reason = plan.why_rebuild or "in shards that have changed too much; the others are carried on"
     lines.insert(-3, f"build         {plan.num_to_index:,} items: {reason}")
+    if plan.why_held:
+        lines.append(f"publish       nothing: {plan.why_held}")
     console.print()
     for line in lines:
         console.print(line, markup=False, highlight=False)

@@ -18,6 +18,7 @@ from indexing.encoder.layout import read_layout
 from indexing.release.codec import to_plain
 from indexing.release.commit import UploadCounts, missing_blobs, publish_release, upload_blobs
 from indexing.release.encoder_entry import EncoderEntry
+from indexing.release.hold import Hold, find_hold
 from indexing.release.lease import Lease
 from indexing.release.manifest import Collection, Release
 from indexing.release.signing import sign_release
@@ -86,6 +87,26 @@ def find_published(run: Run, inputs: Inputs, prepared: Prepared, built: Built) -
         return None
     release = make_release(run, inputs, prepared, built, ef_search, parent.validation, parent.report)
     return Published(release=parent, is_new=False, uploads=NOTHING) if is_published(run, release, parent) else None
+
+
+def why_held(run: Run, inputs: Inputs) -> str | None:
+    """Why this run may not publish: it would publish what the current release was rolled back from. None if it may."""
+    parent = inputs.parent
+    if parent is None:
+        return None
+    candidate = Hold(
+        release=parent.number + 1,
+        catalogue_fingerprint=inputs.source.fingerprint,
+        config_fingerprint=config_fingerprint(run.config, inputs.queries),
+        encoder=inputs.encoder.digest if inputs.encoder else None,
+    )
+    hold = find_hold(parent, candidate)
+    if hold is None:
+        return None
+    return (
+        f"release {hold.release} was rolled back from, and this run would publish the same catalogue, encoder and "
+        f"configuration again: change one of them, or lift the hold with: nightcrate resume {run.store.url}"
+    )
 
 
 def is_published(run: Run, release: Release, parent: Release | None) -> bool:
@@ -180,6 +201,7 @@ def same_content(release: Release, parent: Release) -> bool:
         "report",
         "catalogue_fingerprint",
         "config_fingerprint",
+        "holds",
     )
     return replace(release, **{name: getattr(parent, name) for name in identity}) == parent
 

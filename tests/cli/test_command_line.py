@@ -267,7 +267,7 @@ def test_verify_as_json_counts_what_was_read(published: str, capsys: pytest.Capt
 
 def test_rollback_as_json_names_the_new_release(own_store: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = document(capsys, "rollback", own_store, "--to", "1")
-    assert found == {"release": 3, "rolled_back_to": 1, "store": own_store}
+    assert found == {"release": 3, "rolled_back_to": 1, "holds": [], "store": own_store}
     assert release_numbers(open_store(own_store)) == [1, 2, 3]
 
 

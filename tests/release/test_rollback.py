@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> Store:
 
 def content(release: Release) -> Release:
     """What of a release decides its answers."""
-    return replace(release, number=0, parent=None, kind="build", created_at="", writer_id="", digest=None)
+    return replace(release, number=0, parent=None, kind="build", created_at="", writer_id="", holds=None, digest=None)
 
 
 def test_a_rollback_is_the_next_release_with_the_old_content(store: Store, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ CASES = {
     26: "signature that nobody may trust",
     27: "cache and store deleted under a reader",
     28: "rows of every type in a hit",
+    29: "the night after a rollback",
 }
 WIDTH = max(map(len, CASES.values()))
 PROPERTY = "case trials"

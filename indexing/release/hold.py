@@ -1,0 +1,47 @@
+"""A rollback is a hold: what was rolled back from is not published again until the hold is lifted."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from indexing.release.manifest import Release
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hold:
+    """What a release was made from that has been rolled back from. It stands here, since that release may be pruned."""
+
+    release: int
+    """The number of that release."""
+    catalogue_fingerprint: str
+    config_fingerprint: str
+    encoder: str | None
+    """Its digest; None where vectors came precomputed."""
+
+    @property
+    def made_from(self) -> tuple[str, str, str | None]:
+        return self.catalogue_fingerprint, self.config_fingerprint, self.encoder
+
+
+def hold_of(release: "Release") -> Hold:
+    return Hold(
+        release=release.number,
+        catalogue_fingerprint=release.catalogue_fingerprint,
+        config_fingerprint=release.config_fingerprint,
+        encoder=release.encoder.digest if release.encoder else None,
+    )
+
+
+def holds_of_rollback(current: "Release", target: "Release") -> tuple[Hold, ...] | None:
+    """What is held once `target` is current again: `current` and what it holds itself, but not what is gone back to.
+
+    Newest first, and one of those made from the same. None where nothing is left to hold.
+    """
+    found = {hold.made_from: hold for hold in reversed((hold_of(current), *(current.holds or ())))}
+    found.pop(hold_of(target).made_from, None)
+    return tuple(sorted(found.values(), key=lambda hold: -hold.release)) or None
+
+
+def find_hold(current: "Release", candidate: Hold) -> Hold | None:
+    """What `current` holds that was made from the same as `candidate`."""
+    return next((hold for hold in current.holds or () if hold.made_from == candidate.made_from), None)
