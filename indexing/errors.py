@@ -50,5 +50,9 @@ class StoreUnavailable(NightcrateError):
     exit_code = 6
 
 
+class ReplacedError(StoreUnavailable):
+    """An object that was replaced while it was read; where it is an input, callers turn it into a DataError."""
+
+
 class ObjectNotFound(NightcrateError):
     """A key that the store does not hold; callers turn it into the error that fits."""

@@ -68,12 +68,20 @@ class Store(ABC):
         """The whole object. Raises ObjectNotFound; DamagedError, before reading it, if larger than `max_bytes`."""
 
     @abstractmethod
-    def get_range(self, key: str, start: int, num_bytes: int) -> bytes:
-        """Bytes [start, start + num_bytes), cut off at the object's end; b"" from there on. Raises ObjectNotFound."""
+    def get_range(self, key: str, start: int, num_bytes: int, etag: str | None = None) -> bytes:
+        """Bytes [start, start + num_bytes), cut off at the object's end; b"" from there on. Raises ObjectNotFound.
 
-    def open(self, key: str) -> BinaryIO:
-        """A seekable file for an object that does not change while it is read. Raises ObjectNotFound."""
-        info = self.head(key)
+        With `etag`, raises ReplacedError where the object has another.
+        """
+
+    def open(self, key: str, listed: ObjectInfo | None = None) -> BinaryIO:
+        """A seekable file, all of whose bytes are of one version of the object. Raises ObjectNotFound.
+
+        The version is that of `listed`, which may have been listed on another machine, by default the one that is there
+        now. Raises ReplacedError, here or when it is read, once there is another. A folder knows its versions by size,
+        time of change and inode, and looks here alone.
+        """
+        info = listed or self.head(key)
         if info is None:
             raise ObjectNotFound(f"expected {self.describe(key)} to exist, found nothing there")
         return cast(BinaryIO, io.BufferedReader(_RangeFile(self, info), READ_BUFFER_BYTES))
@@ -209,7 +217,7 @@ class _RangeFile(io.RawIOBase):
         num_bytes = min(len(buffer), self._info.size_bytes - self._position)
         if num_bytes <= 0:
             return 0
-        data = self._store.get_range(self._info.key, self._position, num_bytes)
+        data = self._store.get_range(self._info.key, self._position, num_bytes, self._info.etag)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote, unquote
 
-from indexing.errors import ConfigError, DamagedError, DataError, ObjectNotFound, StoreUnavailable
+from indexing.errors import ConfigError, DamagedError, DataError, ObjectNotFound, ReplacedError, StoreUnavailable
 from indexing.store.base import ObjectInfo, PendingUpload, Store, check_key, check_prefix, replacing_file
 
 COPY_BYTES = 1 << 20
@@ -35,6 +36,7 @@ class LocalStore(Store):
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
+        self._host = socket.gethostname()
         self.url = f"file://{self._root}"
         if self._root.exists() and not self._root.is_dir():
             raise ConfigError(f"expected a folder for the store {self.url}, got a file")
@@ -46,14 +48,26 @@ class LocalStore(Store):
                 raise DamagedError(f"expected at most {max_bytes} bytes in {self.describe(key)}, got {size_bytes}")
             return file.read()
 
-    def get_range(self, key: str, start: int, num_bytes: int) -> bytes:
+    def get_range(self, key: str, start: int, num_bytes: int, etag: str | None = None) -> bytes:
         with self._reading(key) as file:
+            if etag is not None and _info(key, os.fstat(file.fileno())).etag != etag:
+                raise ReplacedError(f"{self.describe(key)} was replaced while it was read: run again")
             file.seek(start)
             return file.read(num_bytes)
 
-    def open(self, key: str) -> BinaryIO:
+    def open(self, key: str, listed: ObjectInfo | None = None) -> BinaryIO:
         with self._errors(key, ABSENT):
-            return open(self._path(key), "rb")
+            file = self._path(key).open("rb")
+        if listed and not self._is_same(_info(key, os.fstat(file.fileno())), listed):
+            file.close()
+            raise ReplacedError(f"{self.describe(key)} was replaced since it was listed: run again")
+        return file
+
+    def _is_same(self, found: ObjectInfo, listed: ObjectInfo) -> bool:
+        """Where another machine has listed it, its inode may have another number there (FUSE), but not its time."""
+        if socket.gethostname() == self._host:
+            return found.etag == listed.etag
+        return (found.size_bytes, found.modified) == (listed.size_bytes, listed.modified)
 
     def download(self, key: str, path: Path) -> None:
         with self.open(key) as source, replacing_file(path) as file:

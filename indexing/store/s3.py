@@ -86,8 +86,8 @@ class S3Store(Store):
 
         return self._retry(key, read)
 
-    def get_range(self, key: str, start: int, num_bytes: int) -> bytes:
-        return self._read_range(key, start, num_bytes) if num_bytes > 0 else b""
+    def get_range(self, key: str, start: int, num_bytes: int, etag: str | None = None) -> bytes:
+        return self._read_range(key, start, num_bytes, etag) if num_bytes > 0 else b""
 
     def download(self, key: str, path: Path) -> None:
         info = self.head(key)

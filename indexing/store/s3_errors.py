@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
 
-from indexing.errors import ConfigError, NightcrateError, ObjectNotFound, StoreUnavailable
+from indexing.errors import ConfigError, NightcrateError, ObjectNotFound, ReplacedError, StoreUnavailable
 
 HOW_TO_SIGN_IN = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the machine a role"
 NO_CREDENTIALS = (
@@ -72,7 +72,7 @@ def _of_answer(address: str, error: ClientError) -> NightcrateError:
     if status == 404:
         return ObjectNotFound(f"expected {address} to exist, found nothing there")
     if status == 412:
-        return StoreUnavailable(f"{address} was replaced while it was read: run again")
+        return ReplacedError(f"{address} was replaced while it was read: run again")
     if code in WRONG_REGION:
         return StoreUnavailable(f"{address} is in another region ({code}): set s3.region or AWS_REGION")
     if code == "RequestTimeTooSkewed":

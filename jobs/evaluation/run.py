@@ -31,10 +31,10 @@ def run_evaluation(config: Config, progress: Progress) -> EvaluationReport:
     run = open_run(config, progress)
     run = run.with_config(pin_encoder(config, run.store))
     config, inputs, parent = run.config, read_inputs(run), newest(run.store)
-    held_back = require_interactions(config.evaluation.interactions, config.s3, "evaluation.interactions")
+    held_back = require_interactions(config.evaluation.interactions, config.s3, "evaluation.interactions").rows
     log = None
     if config.training.interactions:
-        log = require_interactions(config.training.interactions, config.s3, "training.interactions")
+        log = require_interactions(config.training.interactions, config.s3, "training.interactions").rows
     models = {NEW: config.encoder.model}
     if parent and inputs.encoder and parent.digest != inputs.encoder.digest:
         models[INCUMBENT] = encoder_url(run.store, parent)

@@ -11,7 +11,7 @@ from indexing.catalogue.contract import conform_schema
 from indexing.errors import ConfigError, DataError
 from indexing.store import ObjectInfo, Store, open_store
 from jobs.config.schema import Config
-from jobs.inputs.parquet import content_digest, list_parquet, parquet_errors, read_footer
+from jobs.inputs.parquet import content_digest, list_parquet, open_listed, parquet_errors, read_footer
 from jobs.inputs.precomputed_vectors import Npy, open_npy, require_types
 from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.vectors import VECTOR
@@ -31,13 +31,19 @@ class Part:
 
     number: int
     store: Store
-    key: str
+    info: ObjectInfo
+    """The file as it was listed."""
     first_row_group: int
     end_row_group: int
     first_row: int
 
+    @property
+    def key(self) -> str:
+        return self.info.key
+
     def read(self) -> pa.Table:
-        with self.store.open(self.key) as file, parquet_errors(self.store.describe(self.key)):
+        """Raises DataError for what is no Parquet, and where the file was replaced since it was listed."""
+        with open_listed(self.store, self.info) as file, parquet_errors(self.store.describe(self.key)):
             return pq.ParquetFile(file).read_row_groups(range(self.first_row_group, self.end_row_group))
 
 
@@ -58,7 +64,7 @@ class Source:
 class FileScan:
     """What is known of one file before its rows are read."""
 
-    key: str
+    info: ObjectInfo
     metadata: pq.FileMetaData
     schema: pa.Schema
     digest: str
@@ -78,19 +84,19 @@ def scan_source(config: Config) -> Source:
         raise DataError(f"{setting}: expected rows at {path}, got none in {len(files)} files")
     parts: list[Part] = []
     for scan in scans:
-        parts += split_file(store, scan.key, scan.metadata, first_number=len(parts))
-    digests = [(scan.key, scan.digest) for scan in scans]
+        parts += split_file(store, scan.info, scan.metadata, first_number=len(parts))
+    digests = [(scan.info.key, scan.digest) for scan in scans]
     npy = find_npy(config, num_rows)
     if npy:
-        digests.append((npy.key, npy.digest))
+        digests.append((npy.info.key, npy.digest))
     return Source(parts, unify(scans), num_rows, fingerprint(digests), npy)
 
 
 def scan_file(config: Config, store: Store, info: ObjectInfo) -> FileScan:
     source = store.describe(info.key)
-    with store.open(info.key) as file:
+    with open_listed(store, info) as file:
         metadata, schema = read_footer(file, source)
-        return FileScan(info.key, metadata, check_schema(config, schema, source), content_digest(store, info, file))
+        return FileScan(info, metadata, check_schema(config, schema, source), content_digest(store, info, file))
 
 
 def source_path(config: Config) -> tuple[str, str]:
@@ -124,18 +130,18 @@ def find_npy(config: Config, num_rows: int) -> Npy | None:
     return open_npy(store, info, num_rows)
 
 
-def split_file(store: Store, key: str, metadata: pq.FileMetaData, first_number: int) -> list[Part]:
+def split_file(store: Store, info: ObjectInfo, metadata: pq.FileMetaData, first_number: int) -> list[Part]:
     """Neighbouring row groups, up to PART_ROWS rows a part (more where a row group alone has more)."""
     parts: list[Part] = []
     start = first_row = rows = 0
     for group in range(metadata.num_row_groups):
         size = metadata.row_group(group).num_rows
         if rows and rows + size > PART_ROWS:
-            parts.append(Part(first_number + len(parts), store, key, start, group, first_row))
+            parts.append(Part(first_number + len(parts), store, info, start, group, first_row))
             start, first_row, rows = group, first_row + rows, 0
         rows += size
     if rows:
-        parts.append(Part(first_number + len(parts), store, key, start, metadata.num_row_groups, first_row))
+        parts.append(Part(first_number + len(parts), store, info, start, metadata.num_row_groups, first_row))
     return parts
 
 
@@ -145,5 +151,7 @@ def unify(scans: Sequence[FileScan]) -> pa.Schema:
         try:
             merged = pa.unify_schemas([merged, scan.schema])
         except pa.ArrowTypeError as error:
-            raise DataError(f"{scan.key}: a column has another type than in {scans[0].key}: {error}") from error
+            raise DataError(
+                f"{scan.info.key}: a column has another type than in {scans[0].info.key}: {error}"
+            ) from error
     return merged

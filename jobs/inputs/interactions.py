@@ -1,13 +1,15 @@
 """The interactions contract: what a search log has to hold before pairs are made of it."""
 
+from dataclasses import dataclass
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from indexing.catalogue.contract import converts
 from indexing.errors import ConfigError, DataError, first_line
-from indexing.store import S3Settings, Store
-from jobs.inputs.parquet import content_digest, list_parquet, parquet_errors, read_footer
+from indexing.store import ObjectInfo, S3Settings, Store
+from jobs.inputs.parquet import content_digest, list_parquet, open_listed, parquet_errors, read_footer
 from jobs.workspace.fingerprint import fingerprint
 
 INTERACTIONS = pa.schema(
@@ -28,22 +30,40 @@ REQUIRED = ("query", "item_id", "query_group")
 TICKS_PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
 
-def read_interactions(path: str, s3: S3Settings | None, setting: str) -> pa.Table:
+@dataclass(frozen=True)
+class Log:
+    """A search log, and the files that it was read from."""
+
+    rows: pa.Table
+    """As INTERACTIONS."""
+    store: Store
+    files: tuple[ObjectInfo, ...]
+
+    def fingerprint(self) -> str:
+        """Changes with any byte of the files. Raises DataError where one was replaced since it was read."""
+        return fingerprint([(info.key, self._digest(info)) for info in self.files])
+
+    def _digest(self, info: ObjectInfo) -> str:
+        with open_listed(self.store, info) as file:
+            return content_digest(self.store, info, file)
+
+
+def read_interactions(path: str, s3: S3Settings | None, setting: str) -> Log:
     """All rows of a Parquet file or of a folder of them, as INTERACTIONS; a missing weight column reads as 1.
 
     Raises ConfigError when there is no file (`setting` names the key of the configuration), DataError on a missing
     column, a type that does not convert, a row without query or query_group, a weight that is none, or no rows.
     """
     store, files = list_parquet(path, s3, setting)
-    table = pa.concat_tables([_read_file(store, info.key) for info in files])
+    table = pa.concat_tables([_read_file(store, info) for info in files])
     if not table.num_rows:
         raise DataError(f"{setting}: expected rows at {path}, got none in {len(files)} files")
-    return table
+    return Log(table, store, tuple(files))
 
 
-def _read_file(store: Store, key: str) -> pa.Table:
-    source = store.describe(key)
-    with store.open(key) as file:
+def _read_file(store: Store, info: ObjectInfo) -> pa.Table:
+    source = store.describe(info.key)
+    with open_listed(store, info) as file:
         _, schema = read_footer(file, source)
         check_schema(schema, source)
         with parquet_errors(source):
@@ -105,17 +125,11 @@ def _refuse(bad: pa.ChunkedArray, message: str) -> None:
         raise DataError(f"{message} in {pc.sum(bad).as_py()} rows, the first of them row {first}")
 
 
-def require_interactions(path: str | None, s3: S3Settings | None, setting: str) -> pa.Table:
+def require_interactions(path: str | None, s3: S3Settings | None, setting: str) -> Log:
     """`read_interactions`; raises ConfigError where no path is configured."""
     if path is None:
         raise ConfigError(f"{setting}: expected a Parquet file of search logs, got none")
     return read_interactions(path, s3, setting)
-
-
-def interactions_fingerprint(path: str, s3: S3Settings | None, setting: str) -> str:
-    """Changes with any byte of the logs."""
-    store, files = list_parquet(path, s3, setting)
-    return fingerprint([(info.key, content_digest(store, info)) for info in files])
 
 
 def check_split(log: pa.Table, held_back: pa.Table) -> None:

@@ -7,9 +7,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexing.errors import ConfigError, DataError, first_line
+from indexing.errors import ConfigError, DataError, ObjectNotFound, ReplacedError, first_line
 from indexing.store import ObjectInfo, S3Settings, Store, open_store
-from indexing.store.blobs import hash_object, hash_stream
+from indexing.store.blobs import hash_stream
 from indexing.store.local import LocalStore
 
 
@@ -27,11 +27,26 @@ def list_parquet(path: str, s3: S3Settings | None, setting: str) -> tuple[Store,
     return store, files
 
 
-def content_digest(store: Store, info: ObjectInfo, file: BinaryIO | None = None) -> str:
-    """SHA-256 of a local file (`file`, where it is open already), else the ETag: both change with the content."""
+@contextmanager
+def open_listed(store: Store, info: ObjectInfo) -> Iterator[BinaryIO]:
+    """The object as it was listed, to read while the block runs.
+
+    Raises DataError where it was replaced or deleted since, so that no run takes parts of two versions for one.
+    """
+    try:
+        with store.open(info.key, info) as file:
+            yield file
+        store.open(info.key, info).close()  # a file may have been written to while it was read
+    except (ReplacedError, ObjectNotFound) as error:
+        raise DataError(
+            f"{store.describe(info.key)}: expected the file that this run has listed, it was replaced or deleted "
+            "since: run again once it is complete"
+        ) from error
+
+
+def content_digest(store: Store, info: ObjectInfo, file: BinaryIO) -> str:
+    """SHA-256 of a local file, which is open, else the ETag: both change with the content."""
     if isinstance(store, LocalStore):
-        if file is None:
-            return hash_object(store, info.key)
         file.seek(0)
         return hash_stream(file)
     if info.etag is None:

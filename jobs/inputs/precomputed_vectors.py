@@ -16,7 +16,7 @@ from indexing.catalogue.contract import FINGERPRINT_TYPE
 from indexing.errors import ConfigError, DataError
 from indexing.store import ObjectInfo, Store
 from jobs.config.schema import Config
-from jobs.inputs.parquet import content_digest
+from jobs.inputs.parquet import content_digest, open_listed
 from jobs.workspace.vectors import VECTOR
 
 
@@ -25,7 +25,8 @@ class Npy:
     """A 2-d float array in C order; plain data, so that Ray can ship it."""
 
     store: Store
-    key: str
+    info: ObjectInfo
+    """The file as it was listed."""
     dim: int
     dtype: str
     offset: int
@@ -34,9 +35,9 @@ class Npy:
     """Changes with any byte of the file."""
 
     def read_rows(self, start: int, count: int) -> np.ndarray:
-        """Rows start … start + count, (count, dim), read as one range."""
+        """Rows start … start + count, (count, dim), read as one range. Raises DataError where the file was replaced."""
         dtype = np.dtype(self.dtype)
-        with self.store.open(self.key) as file:
+        with open_listed(self.store, self.info) as file:
             file.seek(self.offset + start * self.dim * dtype.itemsize)
             return np.frombuffer(file.read(count * self.dim * dtype.itemsize), dtype).reshape(count, self.dim)
 
@@ -44,7 +45,7 @@ class Npy:
 def open_npy(store: Store, info: ObjectInfo, num_ids: int) -> Npy:
     """Raises DataError unless the .npy is a 2-d float array with a row for each id."""
     source = store.describe(info.key)
-    with store.open(info.key) as file:
+    with open_listed(store, info) as file:
         (num_rows, dim), dtype, offset = read_npy_header(file, source)
         size_bytes = file.seek(0, 2)
         if num_rows != num_ids:
@@ -54,7 +55,7 @@ def open_npy(store: Store, info: ObjectInfo, num_ids: int) -> Npy:
         expected_bytes = offset + num_rows * dim * dtype.itemsize
         if size_bytes != expected_bytes:
             raise DataError(f"{source}: expected {expected_bytes} bytes, as its header says, got {size_bytes}")
-        return Npy(store, info.key, dim, dtype.str, offset, content_digest(store, info, file))
+        return Npy(store, info, dim, dtype.str, offset, content_digest(store, info, file))
 
 
 def read_npy_header(file: Any, source: str) -> tuple[tuple[int, int], np.dtype, int]:

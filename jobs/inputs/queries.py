@@ -10,19 +10,20 @@ from indexing.catalogue.contract import converts
 from indexing.errors import DataError
 from indexing.store import S3Settings
 from jobs.config.schema import Config
-from jobs.inputs.parquet import list_parquet, parquet_errors, read_footer
+from jobs.inputs.parquet import list_parquet, open_listed, parquet_errors, read_footer
 
 
 def read_queries(path: str, s3: S3Settings | None, setting: str) -> list[str]:
     """The distinct, non-blank values of the column `query`, sorted. Raises DataError without such a column."""
     store, files = list_parquet(path, s3, setting)
     texts: set[str] = set()
-    for key in (info.key for info in files):
-        with store.open(key) as file:
-            _, schema = read_footer(file, store.describe(key))
+    for info in files:
+        source = store.describe(info.key)
+        with open_listed(store, info) as file:
+            _, schema = read_footer(file, source)
             if "query" not in schema.names or not converts(schema.field("query").type, pa.string()):
-                raise DataError(f"{store.describe(key)}: expected a string column query, got {', '.join(schema.names)}")
-            with parquet_errors(store.describe(key)):
+                raise DataError(f"{source}: expected a string column query, got {', '.join(schema.names)}")
+            with parquet_errors(source):
                 column = pq.ParquetFile(file).read(columns=["query"])["query"]
         texts.update(text for text in pc.unique(column).to_pylist() if text and text.strip())
     if not texts:

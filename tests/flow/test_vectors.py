@@ -9,6 +9,8 @@ from flow.worlds import IDS, VECTORS, Night, World, assert_refused, shard_digest
 
 from indexing import open_release
 from indexing.errors import ConfigError, ValidationFailed
+from jobs.inputs.inputs import Inputs, read_inputs
+from jobs.run import Run
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -54,3 +56,21 @@ def test_a_catalogue_that_shrinks_past_the_gate_is_not_published(
     with pytest.raises(ValidationFailed, match=r"tracks: change of row count is 0\.3333, expected ≤ 0\.2; nothing"):
         world.run()
     assert_refused(world)
+
+
+@pytest.mark.case(30)
+def test_a_night_whose_catalogue_is_replaced_while_it_is_read_exits_3_and_publishes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = vector_world(tmp_path / "world")
+
+    def read_then_replace(run: Run) -> Inputs:
+        inputs = read_inputs(run)
+        write_vectors(world.folder, len(IDS))
+        return inputs
+
+    monkeypatch.setattr("jobs.nightly.read_inputs", read_then_replace)
+    assert world.command("nightly", "-q") == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{world.folder}/vectors.parquet: expected the file that this run has listed" in line
+    assert not world.releases()

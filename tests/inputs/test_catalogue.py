@@ -90,7 +90,8 @@ def test_files_are_cut_between_row_groups_into_parts_of_bounded_size(
     path = tmp_path / "a.parquet"
     pq.write_table(rows(*map(str, range(1000))), path, row_group_size=100)
     store, metadata = open_store(str(tmp_path)), pq.read_metadata(path)
-    parts = split_file(store, "a.parquet", metadata, first_number=5)
+    (info,) = store.list("a.parquet")
+    parts = split_file(store, info, metadata, first_number=5)
     assert [part.number for part in parts] == [5, 6, 7, 8, 9]
     assert [part.first_row for part in parts] == [0, 200, 400, 600, 800]
     assert [value for part in parts for value in part.read()["item_id"].to_pylist()] == list(map(str, range(1000)))
@@ -100,7 +101,8 @@ def test_a_row_group_larger_than_a_part_is_a_part_of_its_own(tmp_path: Path, mon
     monkeypatch.setattr(jobs.inputs.catalogue, "PART_ROWS", 100)
     path = tmp_path / "a.parquet"
     pq.write_table(rows(*map(str, range(300))), path, row_group_size=300)
-    parts: list[Part] = split_file(open_store(str(tmp_path)), "a.parquet", pq.read_metadata(path), first_number=0)
+    store = open_store(str(tmp_path))
+    parts: list[Part] = split_file(store, next(store.list("a.parquet")), pq.read_metadata(path), first_number=0)
     assert [part.read().num_rows for part in parts] == [300]
 
 

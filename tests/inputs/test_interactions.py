@@ -24,7 +24,7 @@ def write(path: Path, **changes: Any) -> Path:
 
 
 def read(path: Path) -> pa.Table:
-    return read_interactions(str(path), None, "interactions.path")
+    return read_interactions(str(path), None, "interactions.path").rows
 
 
 def test_a_file_and_a_folder_read_as_the_contract_with_nulls_for_what_is_missing(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ CASES = {
     27: "cache and store deleted under a reader",
     28: "rows of every type in a hit",
     29: "the night after a rollback",
+    30: "inputs replaced while they are read",
 }
 WIDTH = max(map(len, CASES.values()))
 PROPERTY = "case trials"

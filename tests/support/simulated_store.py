@@ -37,7 +37,7 @@ class SimulatedStore(Store):
             raise DamagedError(f"expected at most {max_bytes} bytes in {key}, got {len(data)}")
         return data
 
-    def get_range(self, key: str, start: int, num_bytes: int) -> bytes:
+    def get_range(self, key: str, start: int, num_bytes: int, etag: str | None = None) -> bytes:
         return self.get(key)[start : start + num_bytes]
 
     def download(self, key: str, path: Path) -> None:

@@ -18,7 +18,7 @@ from jobs.evaluation.report import EvaluationReport
 from jobs.evaluation.run import INCUMBENT, NEW, measure_all
 from jobs.inputs.encoder import EncoderInput, pin_encoder
 from jobs.inputs.inputs import Inputs, read_inputs
-from jobs.inputs.interactions import check_split, interactions_fingerprint, require_interactions
+from jobs.inputs.interactions import check_split, require_interactions
 from jobs.progress import Progress
 from jobs.run import Run, open_run
 from jobs.training.encoder.data import TrainingCounts, log_pairs, make_data, write_data
@@ -50,18 +50,18 @@ def run_training(config: Config, progress: Progress) -> Trained:
     run = run.with_config(pin_encoder(config, run.store))
     config = run.config
     log = require_interactions(config.training.interactions, config.s3, "training.interactions")
-    held_back = require_interactions(config.evaluation.interactions, config.s3, "evaluation.interactions")
-    check_split(log, held_back)
+    held_back = require_interactions(config.evaluation.interactions, config.s3, "evaluation.interactions").rows
+    check_split(log.rows, held_back)
     inputs, parent = read_inputs(run), newest(run.store)
     if inputs.encoder is None:
         raise ConfigError("vectors.path: expected a catalogue and an encoder to train, got precomputed vectors")
-    data_fingerprint = interactions_fingerprint(str(config.training.interactions), config.s3, "training.interactions")
+    data_fingerprint = log.fingerprint()
     with ray_session(config.ray.address):
         check_workers(config.training, config.ray.address)
-        artifact = run_train(run, inputs, inputs.encoder, log, data_fingerprint)
+        artifact = run_train(run, inputs, inputs.encoder, log.rows, data_fingerprint)
         trained = f"{run.workspace.url}/{artifact.key('encoder')}"
         models = {NEW: trained, INCUMBENT: encoder_url(run.store, parent) if parent else config.encoder.model}
-        report = measure_all(run, inputs, models, held_back, log)
+        report = measure_all(run, inputs, models, held_back, log.rows)
     run.workspace.put(artifact.key("report.json"), report.to_bytes())
     reasons = why_not_accepted(report, INCUMBENT, config.evaluation)
     accepted = None
