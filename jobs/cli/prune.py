@@ -60,7 +60,7 @@ def prune(
     if as_json:
         return print_json({**plan_record(plan), "is_applied": apply, "num_deleted": num_deleted})
     if apply:
-        print(f"deleted {num_deleted} blobs and aborted {len(plan.orphans)} unfinished uploads")
+        print(f"deleted {num_deleted} blobs and aborted {len(plan.to_abort)} unfinished uploads")
     else:
         print("nothing was deleted; --apply deletes")
 
@@ -69,8 +69,8 @@ def print_plan(plan: PrunePlan) -> None:
     for number, reason in plan.protected.items():
         print(f"release {number} keeps its blobs: {reason}")
     print(f"{plan.num_kept} blobs are listed by these; {plan.num_young} others are too young to delete")
-    print(f"to delete: {len(plan.doomed)} blobs, {plan.doomed_bytes / 1e6:,.1f} MB")
-    print(f"to abort: {len(plan.orphans)} unfinished uploads")
+    print(f"to delete: {len(plan.to_delete)} blobs, {plan.to_delete_bytes / 1e6:,.1f} MB")
+    print(f"to abort: {len(plan.to_abort)} unfinished uploads")
 
 
 def plan_record(plan: PrunePlan) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def plan_record(plan: PrunePlan) -> dict[str, Any]:
         "protected": {str(number): reason for number, reason in plan.protected.items()},
         "num_kept": plan.num_kept,
         "num_young": plan.num_young,
-        "to_delete": [{"key": info.key, "size_bytes": info.size_bytes} for info in plan.doomed],
-        "to_delete_bytes": plan.doomed_bytes,
-        "to_abort": [upload.key for upload in plan.orphans],
+        "to_delete": [{"key": info.key, "size_bytes": info.size_bytes} for info in plan.to_delete],
+        "to_delete_bytes": plan.to_delete_bytes,
+        "to_abort": [upload.key for upload in plan.to_abort],
     }

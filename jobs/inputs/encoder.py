@@ -8,7 +8,7 @@ from indexing.encoder import EncoderSettings, encoder_files, load_encoder, resol
 from indexing.encoder.locate import files_digest
 from indexing.errors import ConfigError, DamagedError
 from indexing.release.encoder_entry import EncoderFile
-from indexing.release.registry import digest_of_url, encoder_url, newest
+from indexing.release.registry import digest_of_url, encoder_url, newest_encoder
 from indexing.store import Store
 from indexing.store.blobs import file_blob
 from indexing.store.cache import default_cache_folder
@@ -71,7 +71,7 @@ def pin_encoder(config: Config, store: Store) -> Config:
     """
     if config.encoder.model != LATEST:
         return config
-    entry = newest(store)
+    entry = newest_encoder(store)
     if entry is None:
         raise ConfigError(
             f"encoder.model: latest, but {config.store} has no accepted encoder: run train first, or name a model"
