@@ -1,4 +1,4 @@
-"""How graphs are built, and at which k recall is measured. No index library here: release files hold these parameters."""
+"""How graphs are built, and at which k recall is measured. Loads no index library: release files hold these."""
 
 from dataclasses import dataclass
 from typing import Literal
