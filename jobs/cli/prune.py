@@ -20,15 +20,15 @@ RetentionFile = Annotated[
 ]
 KeepLast = Annotated[
     int | None,
-    typer.Option("--keep-last", metavar="K", parser=whole_number, help="Releases that are kept, 7 by default."),
+    typer.Option("--keep-last", metavar="K", parser=whole_number, help="Newest releases to keep, 7 by default."),
 ]
 MinAge = Annotated[
     str | None,
     typer.Option(
-        "--min-age", metavar="AGE", help="Younger blobs and releases stay; 24h by default, at least 1h (s, m, h or d)."
+        "--min-age", metavar="AGE", help="Keep younger blobs and releases; 24h by default, at least 1h (s, m, h or d)."
     ),
 ]
-Apply = Annotated[bool, typer.Option("--apply", help="Delete.")]
+Apply = Annotated[bool, typer.Option("--apply", help="Delete them.")]
 
 
 def prune(
@@ -39,9 +39,9 @@ def prune(
     apply: Apply = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete blobs that no kept release lists; shows what would be deleted unless --apply.
+    """Delete blobs that no kept release lists; without --apply, only show them.
 
-    Release files always stay. Holds the lease while it deletes, so that no run publishes meanwhile.
+    Release files are always kept. Holds the lease while it deletes, so that no run publishes meanwhile.
     """
     retention = load_config(config).retention if config else RetentionConfig()
     if min_age is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from indexing.encoder.encoder import Encoder
 
 FORMAT = 1
-"""Changes with how vectors are made, whatever the settings."""
+"""Raised when the way in which vectors are made changes, whatever the settings."""
 LATEST = "latest"
 
 
@@ -65,9 +65,9 @@ def read_encoder(config: Config) -> EncoderInput | None:
 
 
 def pin_encoder(config: Config, store: Store) -> Config:
-    """The configuration with `encoder.model: latest` replaced by where the newest accepted encoder lies.
+    """The configuration with `encoder.model: latest` replaced by the address of the newest accepted encoder.
 
-    Done once a run, so that all its stages and workers use the same one. Raises ConfigError where there is none.
+    Done once per run, so that all its stages and workers use the same one. Raises ConfigError where there is none.
     """
     if config.encoder.model != LATEST:
         return config

@@ -43,8 +43,9 @@ class Trained:
 
 
 def run_training(config: Config, progress: Progress) -> Trained:
-    """Trains, measures against the encoder in use, and accepts what is better; otherwise nothing is stored but the
-    artifact. An artifact that is complete is measured again, not trained again.
+    """Trains, measures against the encoder in use, and accepts a better one; otherwise only the artifact is stored.
+
+    An artifact that is complete is measured again, not trained again.
     """
     run = open_run(config, progress)
     run = run.with_config(pin_encoder(config, run.store))
