@@ -19,9 +19,9 @@ def fan_out(
 ) -> Iterator[tuple[Item, Any]]:
     """`submit` for each item, in order; yields (item, result) as they arrive, in any order.
 
-    After the first failure nothing more is started, what runs is awaited, and then all failures are raised as one.
-    Raises the failures' own kind when the tasks raised an expected error (one with an `exit_code`), ClusterUnavailable
-    when Ray lost them, else what was raised.
+    After the first failure nothing more is started, running tasks are awaited, and then all failures are raised as one.
+    Raises an error of the same class when the tasks raised an expected error (one with an `exit_code`),
+    ClusterUnavailable when Ray lost them, else what was raised.
     """
     limit = max_in_flight or max(2, 2 * int(cluster_resources().get("CPU", 1)))
     waiting = iter(items)
@@ -62,6 +62,6 @@ def _cause(failure: BaseException) -> BaseException:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held so far (resident set, bytes)."""
+    """The peak memory of this process so far (resident set, bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ lines would break into the progress bars
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; silences its warning
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's future default; silences its warning
 
 from typing import Any
 
@@ -22,14 +22,14 @@ CONNECT_TIMEOUT_S = 10
 
 
 class ClusterUnavailable(Exception):
-    """The Ray cluster is out of reach, or lost work that retries did not bring back."""
+    """The Ray cluster is unavailable, or lost work that retries did not recover."""
 
     exit_code = 6
 
 
 @contextmanager
 def ray_session(address: str | None) -> Iterator[None]:
-    """A connection to Ray for the length of the block. `ray job submit` sets RAY_ADDRESS, which `address` overrides.
+    """A connection to Ray while the block runs. `ray job submit` sets RAY_ADDRESS, which `address` overrides.
 
     Raises ClusterUnavailable when the cluster cannot be reached.
     """
@@ -77,7 +77,7 @@ def check_reachable(address: str) -> None:
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Ray's C++ core greets on file descriptor 2, past Python's logging; failures are raised all the same."""
+    """Ray's C++ core prints to file descriptor 2, bypassing Python's logging; failures are still raised."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:

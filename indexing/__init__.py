@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Hit", "LiveRelease", "OpenRelease", "Results", "open_release"]
 
-HOMES = {"open_release": "indexing.search.open", "LiveRelease": "indexing.serving.live"}
+MODULES = {"open_release": "indexing.search.open", "LiveRelease": "indexing.serving.live"}
 
 
 def __getattr__(name: str) -> Any:
     """Imports the search on first use, so that a job that only wants `indexing.errors` doesn't pay for it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(HOMES.get(name, "indexing.search.results")), name)
+    return getattr(import_module(MODULES.get(name, "indexing.search.results")), name)

@@ -1,4 +1,4 @@
-"""This machine's clocks, and waiting by them: one place, so that a test can put simulated time there."""
+"""This machine's clocks, and waiting by them: one place, so that a test can substitute simulated time."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ def wall_s() -> float:
 
 
 def elapsed_s() -> float:
-    """Seconds since some moment; goes on while the process is stopped and while the machine sleeps, never jumps."""
+    """Seconds since some moment; keeps counting while the process is stopped or the machine sleeps, never jumps."""
     return time.clock_gettime(_ELAPSED)
 
 
@@ -22,5 +22,5 @@ def sleep(seconds: float) -> None:
 
 
 def wait(event: threading.Event, seconds: float) -> bool:
-    """Whether the event was set within so many seconds."""
+    """Whether the event was set within `seconds`."""
     return event.wait(seconds)

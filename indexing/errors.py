@@ -2,7 +2,7 @@
 
 
 class NightcrateError(Exception):
-    """Base of every expected failure; its text is one line: what was expected, what came, what to do."""
+    """Base of every expected failure; its text is one line: what was expected, what was found, what to do."""
 
     exit_code = 70
 
@@ -19,7 +19,7 @@ class ConfigError(NightcrateError):
 
 
 class DataError(NightcrateError):
-    """Input data that breaks its contract."""
+    """Input data that violates its contract."""
 
     exit_code = 3
 
@@ -33,7 +33,7 @@ class UntrustedError(DamagedError):
 
 
 class ValidationFailed(NightcrateError):
-    """A gate did not hold; nothing was published."""
+    """A gate failed; nothing was published."""
 
     exit_code = 4
 
@@ -45,7 +45,7 @@ class PublishConflict(NightcrateError):
 
 
 class StoreUnavailable(NightcrateError):
-    """Object storage is out of reach, refuses access, or lacks an ability that is needed."""
+    """Object storage is unavailable, refuses access, or lacks an operation that is needed."""
 
     exit_code = 6
 
@@ -55,4 +55,4 @@ class ReplacedError(StoreUnavailable):
 
 
 class ObjectNotFound(NightcrateError):
-    """A key that the store does not hold; callers turn it into the error that fits."""
+    """A key that the store does not have; callers turn it into the error that fits."""

@@ -21,7 +21,7 @@ class KeyRange:
 
 
 def id_keys(item_ids: Iterable[str]) -> np.ndarray:
-    """uint64 (num_items,): BLAKE2b-64 of each id's UTF-8 bytes, big-endian; the same on every machine and for ever."""
+    """uint64 (num_items,): BLAKE2b-64 of each id's UTF-8 bytes, big-endian; the same on every machine, forever."""
     digests = b"".join(hashlib.blake2b(item_id.encode(), digest_size=8).digest() for item_id in item_ids)
     return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
 

@@ -14,7 +14,7 @@ import typer
 from indexing.errors import first_line
 from jobs.cli.app import PROGRAM, make_app
 from jobs.cli.group import usage_text
-from jobs.cli.output import Output, replace_what_cannot_be_encoded
+from jobs.cli.output import Output, escape_unencodable
 
 COMPLETION_VARIABLE = f"_{PROGRAM.upper()}_COMPLETE"
 WRONG_ARGUMENTS = 2
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; an expected failure is one line on standard error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     output = Output(log_format="json" if asks_for_json_lines(arguments) else "text")
-    replace_what_cannot_be_encoded()
+    escape_unencodable()
     with sigterm_interrupts() as received:
         try:
             return run(arguments, output)
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: list[str], output: Output) -> int:
     app = make_app()
     try:
-        if os.environ.get(COMPLETION_VARIABLE):  # by the shell, which wants words to complete
+        if os.environ.get(COMPLETION_VARIABLE):  # set by the shell, which asks for completions
             app.main(arguments, prog_name=PROGRAM, obj=output)
         with app.make_context(PROGRAM, arguments, obj=output) as context:
             app.invoke(context)
@@ -70,7 +70,7 @@ def asks_for_json_lines(arguments: Sequence[str]) -> bool:
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[list[int]]:
-    """Within the block SIGTERM raises KeyboardInterrupt, so that a lease is given back; the list then holds its number.
+    """Within the block SIGTERM raises KeyboardInterrupt, so that a lease is released; the list then has its number.
 
     Ray passes on a KeyboardInterrupt and no other exception. The first SIGTERM is obeyed, further ones are ignored.
     """
@@ -92,7 +92,7 @@ def sigterm_interrupts() -> Iterator[list[int]]:
 
 
 def leave_closed_pipe() -> None:
-    """The reader of standard output has left: Python's own flush at exit must not fail again."""
+    """The reader of standard output has closed it: Python's own flush at exit must not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

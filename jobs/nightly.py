@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run has made; None for the stages after the one that was asked for."""
+    """What a run has made; None for the stages after the requested one."""
 
     prepared: Prepared
     encoded: Encoded
@@ -44,7 +44,7 @@ class Outcome:
 def run_night(run: Run, last_stage: str) -> Outcome:
     """The stages up to `last_stage`; those whose artifact is complete are skipped.
 
-    Raises what the stages raise; nothing is published unless every stage before has ended well.
+    Raises what the stages raise; nothing is published unless every stage before has succeeded.
     """
     run = run.with_config(pin_encoder(run.config, run.store))
     inputs = read_inputs(run)
@@ -55,7 +55,7 @@ def run_night(run: Run, last_stage: str) -> Outcome:
 
 
 def publish_night(run: Run, inputs: Inputs) -> Outcome:
-    """All stages, alone on the store: the lease is held from before the first stage until after the commit."""
+    """All stages, as the only run on the store: the lease is held from the first stage until after the commit."""
     preflight_once(run.store, run.workspace)
     started = datetime.datetime.now(datetime.UTC)
     owner = f"process {os.getpid()} on {socket.gethostname()}, started {started:%F %T} UTC"
@@ -80,7 +80,7 @@ def publish_night(run: Run, inputs: Inputs) -> Outcome:
 
 
 def run_stages(run: Run, inputs: Inputs, last_stage: str) -> Outcome:
-    """Everything up to the release itself."""
+    """The stages up to `last_stage`, which is before publish."""
     prepared = prepare(run, inputs)
     outcome = Outcome(prepared, encode(run, inputs, prepared))
     if last_stage == "encode":
@@ -90,7 +90,7 @@ def run_stages(run: Run, inputs: Inputs, last_stage: str) -> Outcome:
 
 
 def validate_or_rebuild(run: Run, inputs: Inputs, outcome: Outcome) -> Outcome:
-    """With `validated`. Where gates fail for shards with deltas, all shards are built whole and measured again."""
+    """The outcome with `validated`. Where gates fail for shards with deltas, all are rebuilt and measured again."""
     assert outcome.built is not None
     try:
         return replace(outcome, validated=validate(run, inputs, outcome.prepared, outcome.built))
@@ -103,7 +103,7 @@ def validate_or_rebuild(run: Run, inputs: Inputs, outcome: Outcome) -> Outcome:
 
 
 def preflight_once(store: Store, workspace: Store) -> None:
-    """Races for a scratch key in the store; the workspace notes that this store and client have passed."""
+    """The preflight of the store, unless the workspace notes that this store and client have passed it."""
     name = fingerprint(store.url, importlib.metadata.version("boto3"))
     key = f"preflight/{name}.json"
     if workspace.head(key) is None:

@@ -56,7 +56,7 @@ class Plan:
     num_reused: int
     """Distinct texts whose vectors the workspace holds."""
     changes: dict[str, int] | None
-    """new, changed, unchanged, gone, against the parent release; None when there is none."""
+    """Items by what happened to them since the parent release: new, changed, unchanged, gone; None without one."""
     collections: dict[str, tuple[int, int]]
     """name → (items, shards)."""
     index_bytes: int
@@ -64,7 +64,7 @@ class Plan:
     why_held: str | None
     """Why nightly would publish nothing: a rollback holds it back. None where it would."""
     why_rebuild: str | None
-    """What makes shards useless that the parent release has; None where all are carried on but for large changes."""
+    """Why shards of the parent release cannot be carried over; None where all are, except those with large changes."""
     num_to_index: int
     """Items of the shards that are built whole."""
     seconds: float
@@ -76,7 +76,7 @@ class Plan:
 
 
 def make_plan(config: Config) -> Plan:
-    """Raises what nightly would raise for the same configuration and catalogue, but for the quarantine's limit."""
+    """Raises what nightly would raise for the same configuration and catalogue, except for the quarantine's limit."""
     run = open_run(config, Progress(Console(quiet=True)))  # no stage of a night runs, so there is nothing to show
     run = run.with_config(pin_encoder(config, run.store))
     inputs = read_inputs(run)
@@ -114,7 +114,7 @@ def make_plan(config: Config) -> Plan:
 
 
 def find_dim(inputs: Inputs) -> int:
-    """Components of a vector."""
+    """The dimension of the vectors."""
     if inputs.encoder:
         return inputs.encoder.load().dim
     if inputs.source.npy:
@@ -191,7 +191,7 @@ def select_range(keys: Keys, column: str, keys_in: KeyRange) -> pa.Table:
 
 @dataclass(frozen=True)
 class ShardChanges:
-    """What became of a shard's items since the parent release."""
+    """What happened to a shard's items since the parent release."""
 
     changed: int
     unchanged: int
@@ -238,7 +238,7 @@ def compare_shard(
 
 
 def sum_changes(shards: dict[ShardKey, ShardChanges], num_items: int) -> dict[str, int]:
-    """Items by what became of them since the parent release."""
+    """Items by what happened to them since the parent release."""
     counts = {name: sum(getattr(shard, name) for shard in shards.values()) for name in ("changed", "unchanged", "gone")}
     return {"new": num_items - counts["changed"] - counts["unchanged"], **counts}
 

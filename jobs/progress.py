@@ -17,7 +17,7 @@ LOG_EVERY_S = 5.0
 
 class Bar(Protocol):
     def advance(self, amount: int, note: str = "") -> None:
-        """`note` says how it stands, such as the loss of a training; the last one is shown."""
+        """`note` is shown next to the bar, such as the training loss; a later one replaces it."""
 
 
 class _Done(ProgressColumn):

@@ -1,4 +1,4 @@
-"""One run: its configuration, stores and progress, each made once and handed down to every stage."""
+"""One run: its configuration, stores and progress, each made once and passed to every stage."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -17,10 +17,10 @@ class Run:
     workspace: Store
     progress: Progress
     allowed: frozenset[str] | None = None
-    """The stages that may run, all by default: a command for one stage must find the others done."""
+    """The stages that may run, all by default: a command for one stage requires that the others are done."""
 
     def stage(self, name: str, total: int, unit: str = "rows") -> AbstractContextManager[Bar]:
-        """A stage of `total` units, shown while the block runs. Raises ConfigError when it may not run."""
+        """A stage of `total` units, shown while the block runs. Raises ConfigError for a stage that is not allowed."""
         if self.allowed is not None and name not in self.allowed:
             command = "encode" if name == "prepare" else name
             raise ConfigError(

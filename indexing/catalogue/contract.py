@@ -67,7 +67,7 @@ def conform_table(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def split_rows(table: pa.Table, item_types: Sequence[str]) -> tuple[pa.Table, pa.Table]:
-    """The rows that keep the contract, and those that break it, with a column `reason`. Duplicates are found later."""
+    """The valid rows, and the invalid ones with a column `reason`. Duplicates are found later."""
     undecodable = _invalid_utf8(table)
     if pc.any(undecodable).as_py():
         table = _blank_strings(table, undecodable)
@@ -97,7 +97,7 @@ def _is_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _invalid_utf8(table: pa.Table) -> pa.Array:
-    """bool (num_rows,). Arrow checks whole columns fast but names no row, so rows are searched only in a bad column."""
+    """bool (num_rows,). Arrow checks a column fast but names no row, so rows are checked only in an invalid column."""
     bad = pa.repeat(False, table.num_rows)
     for column in table.columns:
         if not _is_valid(column):
@@ -122,7 +122,7 @@ def _decodes(value: pa.Scalar) -> bool:
 
 
 def _blank_strings(table: pa.Table, rows: pa.Array) -> pa.Table:
-    """`table` with what is not UTF-8 emptied in the marked rows: Arrow's kernels and Parquet's readers refuse it."""
+    """`table` with nulls in the marked rows of columns with invalid UTF-8, which Arrow and Parquet readers refuse."""
     columns = [
         column if _is_valid(column) else pc.if_else(rows, pa.scalar(None, column.type), column)
         for column in table.columns

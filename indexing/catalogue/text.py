@@ -18,8 +18,8 @@ from indexing.errors import ConfigError
 class TextTemplate:
     """A parsed template such as `{title} — {creators}`: (literal, field) pairs and a closing literal.
 
-    A literal belongs to the field behind it (the closing one to the last field) and is left out with it; between two
-    fields it is also left out while nothing stands before it. So missing fields leave no stray separators.
+    A literal belongs to the field after it (the closing one to the last field) and is left out with it. Between two
+    fields it is also left out while the text before it is empty. So missing fields leave no stray separators.
     """
 
     parts: tuple[tuple[str, str], ...]
@@ -39,14 +39,16 @@ class TextTemplate:
 
 
 def _as_text(column: pa.ChunkedArray, field: str) -> pa.Array:
-    """string (num_rows,). Raises ConfigError for a type that has no text, such as a struct."""
+    """string (num_rows,). Raises ConfigError for a type that cannot be rendered as text, such as a struct."""
     try:
         array = column.combine_chunks()
         if pa.types.is_nested(array.type):
             array = _join_lists(array)
         return pc.fill_null(pc.utf8_trim_whitespace(array.cast(pa.string())), "")
     except pa.ArrowNotImplementedError as error:
-        raise ConfigError(f"catalogue.text: field '{field}' cannot be text, it is {column.type}") from error
+        raise ConfigError(
+            f"catalogue.text: field '{field}' cannot be rendered as text, its type is {column.type}"
+        ) from error
 
 
 def _join_lists(array: pa.Array) -> pa.Array:
@@ -65,8 +67,8 @@ def parse_templates(
     unknown = sorted(set(text) - set(item_types) - {"default"})
     if unknown:
         raise ConfigError(
-            f"catalogue.text: '{unknown[0]}' is no item type of any collection; "
-            f"they are {', '.join(sorted(item_types))}"
+            f"catalogue.text: '{unknown[0]}' is not an item type of any collection; "
+            f"item types are {', '.join(sorted(item_types))}"
         )
     without = sorted(set(item_types) - set(text)) if "default" not in text else []
     if without:

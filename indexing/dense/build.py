@@ -47,13 +47,13 @@ def build_graph(vectors: np.ndarray, params: IndexParams, path: Path, num_thread
 
 
 def link(vectors: np.ndarray, params: IndexParams, num_threads: int) -> Any:
-    """A faiss index over `vectors`. Keep it while its `hnsw` is used: that does not."""
+    """A faiss index over `vectors`. Keep a reference to it while its `hnsw` is used, which does not keep it alive."""
     faiss.omp_set_num_threads(num_threads)
     index = faiss.IndexHNSWSQ(vectors.shape[1], faiss.ScalarQuantizer.QT_8bit, params.M, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = params.ef_construction
     index.hnsw.rng = faiss.RandomGenerator(params.seed)
     index.train(vectors)
-    index.add(vectors)  # in one call: a second one links against what the first has frozen
+    index.add(vectors)  # in one call: a second one would link against the frozen graph of the first
     return index
 
 
@@ -103,7 +103,7 @@ def blocks(num_items: int) -> Iterator[np.ndarray]:
 def pack_links(neighbors: np.ndarray, starts: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     """(uint32 (num_rows,), uint32 (num_rows, width)): how many links begin at each of `starts`, and the links.
 
-    faiss fills a list from the front and the rest with -1; hnswlib wants zeros there.
+    faiss fills a list from the front and the rest with -1; hnswlib expects zeros there.
     """
     links = neighbors[starts[:, None] + np.arange(width)]
     is_link = links >= 0

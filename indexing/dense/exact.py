@@ -1,4 +1,4 @@
-"""Exact search: the truth that recall is measured against. Blocked, so that memory does not grow with the items."""
+"""Exact search: the ground truth that recall is measured against. Blocked, so that memory does not grow with items."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def exact_search(
 
     `vectors` is float32 (num_items, dim) (an np.memmap will do), `queries` float32 (num_queries, dim). Equal scores:
     lower label first. Where k exceeds num_items, num_items columns come back.
-    Memory beside the input: about 10 bytes × block_rows × num_queries.
+    Memory in addition to the input: about 10 bytes × block_rows × num_queries.
     """
     labels = np.empty((len(queries), 0), dtype=np.int64)
     scores = np.empty((len(queries), 0), dtype=np.float32)

@@ -1,8 +1,8 @@
 """One HNSW shard: build, load, search. The only module that knows hnswlib (0.8.0).
 
 The file is hnswlib's own, so plain hnswlib loads it: `hnswlib.Index("ip", dim).load_index(path)`; label = row number.
-One thread and a fixed seed give the same bytes for the same vectors; two threads do not (measured), nor need another
-CPU family, whose SIMD width changes the last bit of a distance.
+One thread and a fixed seed give the same bytes for the same vectors. Two threads do not (measured), and another CPU
+family might not: its SIMD width changes the last bit of a distance.
 Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using HNSW graphs", arXiv:1603.09320.
 """
 
@@ -57,7 +57,7 @@ def _save_index(index: Any, path: Path) -> None:
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         index.save_index(str(temporary))
-        # hnswlib ignores writes that fail, so a full disk or a missing folder passes in silence.
+        # hnswlib ignores failed writes, so a full disk or a missing folder would go unnoticed.
         size_bytes = temporary.stat().st_size if temporary.exists() else 0
         if size_bytes != index.index_file_size():
             raise StoreUnavailable(
@@ -70,8 +70,8 @@ def _save_index(index: Any, path: Path) -> None:
 
 
 class Graph:
-    """A graph in memory. Items that came after its file was built are inserted, and those that have gone are passed
-    over, here alone: the file never changes. Search from any number of threads, once it is complete.
+    """A graph in memory. Items added after its file was built are inserted, and deleted ones are skipped, in memory
+    only: the file never changes. Once it is complete, any number of threads may search it.
     """
 
     def __init__(self, index: Any, num_items: int) -> None:
@@ -94,7 +94,7 @@ class Graph:
             self._is_live = is_live
 
     def delete(self, labels: np.ndarray) -> None:
-        """No search finds these labels any more; the graph is still walked through them."""
+        """Searches no longer return these labels; the graph is still traversed through them."""
         self._is_live[labels] = False
 
     def vectors(self, labels: np.ndarray) -> np.ndarray:
@@ -111,13 +111,13 @@ class Graph:
     def search(self, queries: np.ndarray, k: int, ef: int, num_threads: int) -> tuple[np.ndarray, np.ndarray]:
         """The approximate k best of each query: labels int64 (num_queries, k), inner products float32, best first.
 
-        `queries` is float32 (num_queries, dim); k may not exceed the number of items; hnswlib uses max(ef, k).
+        `queries` is float32 (num_queries, dim); k must not exceed the number of items; hnswlib uses max(ef, k).
         """
         self._index.set_ef(ef)
         num_rows = self._index.get_current_count()
-        num_gone = num_rows - np.count_nonzero(self._is_live)
-        # hnswlib can leave deleted items out by itself, at 4/5 of the queries/s (measured): it looks up each it meets.
-        num_wanted = max(ef, k + 2 * k * num_gone // num_rows + SPARE) if num_gone else k
+        num_deleted = num_rows - np.count_nonzero(self._is_live)
+        # hnswlib can skip deleted items itself, at 4/5 of the queries/s (measured): it looks up each one it visits.
+        num_wanted = max(ef, k + 2 * k * num_deleted // num_rows + SPARE) if num_deleted else k
         return self._find_live(queries, k, min(num_rows, num_wanted), num_threads)
 
     def _find_live(
@@ -125,7 +125,7 @@ class Graph:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k best live ones of the `num_wanted` best; queries with fewer live ones among them search wider.
 
-        ef stays what it is, since other threads search too: hnswlib uses no less than `num_wanted`.
+        ef is left unchanged, since other threads search too; hnswlib uses at least `num_wanted`.
         """
         try:
             labels, distances = self._index.knn_query(queries, k=num_wanted, num_threads=num_threads)

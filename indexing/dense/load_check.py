@@ -1,8 +1,8 @@
 """Loads and searches one graph file as a server would, in a process of its own with bounded memory.
 
-hnswlib 0.8.0 trusts what it loads: of 112 damaged files 17 crashed the process and 3 asked for huge memory (measured).
+hnswlib 0.8.0 trusts what it loads: of 112 damaged files 17 crashed the process and 3 asked for huge amounts of memory.
 `check_loads` lets that happen where it hurts nobody. `python -m indexing.dense.load_check FILE DIM NUM_ITEMS` is the
-process; it exits with 0, or says on standard error what is wrong.
+process; it exits with 0, or prints what is wrong on standard error.
 """
 
 import os
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def limit_memory(num_bytes: int) -> None:
-    """Lets this process take `num_bytes` more address space than it has now; Linux alone keeps such a limit."""
+    """Lets this process take `num_bytes` more address space than it has now; only Linux enforces such a limit."""
     if sys.platform == "linux":
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (taken + num_bytes, taken + num_bytes))

@@ -1,4 +1,4 @@
-"""How graphs are built, and on how many hits they are measured. No hnswlib here: a release file names these."""
+"""How graphs are built, and at which k recall is measured. Loads no index library: release files hold these."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,9 +13,10 @@ class IndexParams:
     ef_construction: int = 200
     """Candidates kept while an element is inserted."""
     seed: int = 1
-    """Draws the layers of the elements."""
+    """Of the random layers of the elements."""
     builder: Literal["faiss"] | None = None
-    """What links the elements; None is hnswlib, the only one in releases that do not say."""
+    """What links the elements; None is hnswlib, which is what all releases without this field used."""
 
 
 K = 10
+"""Hits that recall is measured on."""

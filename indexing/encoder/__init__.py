@@ -1,4 +1,4 @@
-"""Texts to unit vectors. Only this package knows torch, and it is imported when an encoder is loaded, not before."""
+"""Texts to unit vectors. Only this package uses torch, which is imported when an encoder is loaded, not before."""
 
 import importlib.util
 import os
@@ -12,7 +12,7 @@ from indexing.errors import ConfigError
 if TYPE_CHECKING:
     from indexing.encoder.encoder import Encoder
 
-# oneDNN keeps the code it made for each shape of a product, 1,024 by default. Batches have thousands of shapes: an
+# oneDNN caches the code it generates for each matrix shape, 1,024 by default. Batches have thousands of shapes: an
 # encoding worker grew to 2.9 GB (measured); with 128 kept it stays below 1 GB and is no slower.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
@@ -30,13 +30,13 @@ __all__ = [
 
 
 def require_text() -> None:
-    """Raises ConfigError where only the reader of releases is installed, without what encodes text."""
+    """Raises ConfigError where the packages that encode text are not installed."""
     if module := _missing_module():
         raise ConfigError(f"encoding text needs {module}, which is not installed: pip install 'nightcrate[text]'")
 
 
 def can_encode() -> bool:
-    """Whether what encodes text is installed."""
+    """Whether the packages that encode text are installed."""
     return _missing_module() is None
 
 
@@ -46,7 +46,7 @@ def _missing_module() -> str | None:
 
 
 def resolve_dtype(settings: EncoderSettings) -> str | None:
-    """The number format in which `load_encoder` would load here; None where the device is not on this machine."""
+    """The number format in which `load_encoder` would load here; None where this machine has no such device."""
     require_text()
     from indexing.encoder.device import dtype_here
 
@@ -54,7 +54,7 @@ def resolve_dtype(settings: EncoderSettings) -> str | None:
 
 
 def load_encoder(path: Path, settings: EncoderSettings, *, num_threads: int | None = None) -> "Encoder":
-    """Load a sentence-transformers folder (or a plain transformers one); nothing is fetched, no code of it is run.
+    """Load a sentence-transformers folder (or a plain transformers one); downloads nothing and runs none of its code.
 
     num_threads sets torch's threads for the whole process. Raises ConfigError naming what is missing or unsupported,
     and where the extra `text` is not installed.

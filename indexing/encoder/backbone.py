@@ -15,12 +15,12 @@ class Backbone(Protocol):
     def __call__(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Token vectors (B, T, H) of int64 input_ids (B, T), padded on the right, and int64 lengths (B,), descending.
 
-        What stands at padding is of no meaning.
+        Values at padding are undefined.
         """
 
 
 class PaddedBackbone:
-    """Any model of transformers. Padding on the right suits decoders too: no token looks to its right."""
+    """Any model of transformers. Padding on the right suits decoders too: no token attends to its right."""
 
     def __init__(self, model: "PreTrainedModel") -> None:
         self.device, self.dtype = model.device, model.dtype

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 WINDOW = 16_384
 # Characters tokenised at once. A tokenizer takes some 90 bytes for each, for as long as its results are kept.
 CHUNK_CHARS = 1_048_576
-# A text is read to so many characters per token wanted, and where these hold too few tokens (long runs of spaces, words
-# that are unknown as a whole) once more to the second number. What follows is never tokenised.
-CHARS_PER_TOKEN, MOST_CHARS_PER_TOKEN = 16, 1_024
-LEAST_CHARS = 4_096
+# A text is read up to the first number of characters per wanted token. Where these hold too few tokens (long runs of
+# spaces, words that are unknown as a whole), it is read again up to the second. What follows is never tokenised.
+CHARS_PER_TOKEN, MAX_CHARS_PER_TOKEN = 16, 1_024
+MIN_CHARS = 4_096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,31 +85,31 @@ class Tokens:
         """Token ids of each text, and bool (num_texts,): whether something of it was cut off."""
         ids: list[list[int]] = []
         cut = np.zeros(len(texts), bool)
-        enough = max(LEAST_CHARS, CHARS_PER_TOKEN * self.max_tokens)
+        enough = max(MIN_CHARS, CHARS_PER_TOKEN * self.max_tokens)
         for chunk in _chunks(texts, enough):
             encodings = self._backend.encode_batch_fast([prompt + text[:enough] for text in texts[chunk]])
             for row, encoding in enumerate(encodings, chunk.start):
-                # Else max_tokens more were read than are kept, and those do not depend on where the text was cut.
+                # Otherwise max_tokens more than are kept were read, so the kept ones do not depend on the cut.
                 if len(texts[row]) > enough and len(encoding.overflowing) < 2:
-                    encoding, cut[row] = self._read_on(prompt, texts[row])
+                    encoding, cut[row] = self._read_further(prompt, texts[row])
                 ids.append(encoding.ids or [self._filler_id])
                 cut[row] |= len(encoding.overflowing) > 0
         return ids, cut
 
-    def _read_on(self, prompt: str, text: str) -> tuple["Encoding", bool]:
-        """A text of few tokens for its length, and whether it is longer than is ever read."""
-        most = max(LEAST_CHARS, MOST_CHARS_PER_TOKEN * self.max_tokens)
-        return self._backend.encode(prompt + text[:most]), len(text) > most
+    def _read_further(self, prompt: str, text: str) -> tuple["Encoding", bool]:
+        """The tokens of a text that has few for its length, and whether the text is too long to be read whole."""
+        max_chars = max(MIN_CHARS, MAX_CHARS_PER_TOKEN * self.max_tokens)
+        return self._backend.encode(prompt + text[:max_chars]), len(text) > max_chars
 
 
-def _chunks(texts: Sequence[str], most_chars: int) -> Iterator[slice]:
-    """Runs of texts with at most CHUNK_CHARS characters together, where each counts most_chars at most."""
+def _chunks(texts: Sequence[str], max_chars: int) -> Iterator[slice]:
+    """Runs of texts with at most CHUNK_CHARS characters together, where each text counts at most max_chars."""
     start = num_chars = 0
     for row, text in enumerate(texts):
-        num_chars += min(len(text), most_chars)
+        num_chars += min(len(text), max_chars)
         if num_chars > CHUNK_CHARS and row > start:
             yield slice(start, row)
-            start, num_chars = row, min(len(text), most_chars)
+            start, num_chars = row, min(len(text), max_chars)
     if start < len(texts):
         yield slice(start, len(texts))
 
@@ -129,7 +129,7 @@ def plan_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
 
 
 def _pad(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, pad_id: int) -> np.ndarray:
-    """int64 (num_rows, longest) from the tokens of all texts in a row."""
+    """int64 (num_rows, longest) from the concatenated tokens of all texts."""
     columns = np.arange(lengths[0])
     positions = np.minimum(starts[:, None] + columns, len(flat) - 1)
     return np.where(columns < lengths[:, None], flat[positions], pad_id)

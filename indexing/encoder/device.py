@@ -10,17 +10,19 @@ CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 def pick_device(name: str) -> torch.device:
-    """Raises ConfigError when the device is not there."""
+    """Raises ConfigError when this machine has no such device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"encoder.device: expected {name} to be there, got {torch.cuda.device_count()} CUDA devices")
+        raise ConfigError(
+            f"encoder.device: expected {name} on this machine, got {torch.cuda.device_count()} CUDA devices"
+        )
     return device
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """bfloat16 only where the hardware multiplies in it: emulated, it is slower than float32."""
+    """auto is bfloat16 only where the hardware supports it: emulated, it is slower than float32."""
     if name != "auto":
         return torch.bfloat16 if name == "bfloat16" else torch.float32
     on_cuda = device.type == "cuda"
@@ -29,7 +31,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def dtype_here(name: str, device: str) -> str | None:
-    """What `pick_dtype` gives on this machine: float32 or bfloat16; None where it has no such device."""
+    """What `pick_dtype` returns on this machine: float32 or bfloat16; None where it has no such device."""
     is_here = not device.startswith("cuda") or int(device[5:] or 0) < torch.cuda.device_count()
     if name == "auto" and not is_here:
         return None

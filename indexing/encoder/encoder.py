@@ -1,9 +1,9 @@
 """The encode loop: batches are made on the calling thread and run on worker threads.
 
 On a CPU each worker runs whole batches with torch single-threaded: the workers never wait for each other inside an
-operation. With two OpenMP threads per operation instead, a machine that does anything else beside it loses a
-scheduler slice at every one of some 200 barriers a batch (measured on 2 busy cores: 4 times slower), and the bits of
-a vector would depend on the number of threads. On CUDA one worker launches kernels while the caller tokenises ahead.
+operation. With two OpenMP threads per operation instead, a machine that does anything else at the same time loses a
+scheduler slice at each of some 200 barriers per batch (measured on 2 busy cores: 4 times slower), and the bits of a
+vector would depend on the number of threads. On CUDA one worker launches kernels while the caller tokenises ahead.
 """
 
 import logging
@@ -68,10 +68,10 @@ class Encoder:
         kind: Literal["document", "query"] = "document",
         on_batch: Callable[[int], None] | None = None,
     ) -> np.ndarray:
-        """float32 (num_texts, dim), unit norm, in the order of texts; `stats` then tells about this call.
+        """float32 (num_texts, dim), unit norm, in the order of texts; `stats` then describes this call.
 
-        on_batch is told the number of texts of each finished batch. Raises ConfigError when the device cannot hold
-        even a single text, DataError when the model gives vectors that are not finite.
+        on_batch is called with the number of texts of each finished batch. Raises ConfigError when the device cannot
+        hold even a single text, DataError when the model gives vectors that are not finite.
         """
         tower = self.towers[kind]
         batches = tower.tokens.batches(texts, self.prompts[kind], self.batch_tokens, pin=not self._on_cpu)
@@ -97,14 +97,14 @@ class Encoder:
     def _run_all(self, batches: Iterable[Batch], tower: Tower, num_skipped: int) -> Iterable[tuple[Batch, list[Part]]]:
         """Run batches on the workers, a bounded number ahead; yields in order."""
         num_workers = self.num_threads if self._on_cpu else 1
-        most_queued = num_workers + QUEUED_BATCHES[self._device_type]
+        max_queued = num_workers + QUEUED_BATCHES[self._device_type]
         threads = 1 if self._on_cpu else self.num_threads
         pool = ThreadPoolExecutor(num_workers, "encode", initializer=torch.set_num_threads, initargs=(threads,))
         queue: deque[tuple[Batch, Future[list[Part]]]] = deque()
         try:
             for batch in batches:
                 queue.append((batch, pool.submit(self._run, batch, tower, num_skipped)))
-                if len(queue) > most_queued:
+                if len(queue) > max_queued:
                     first, future = queue.popleft()
                     yield first, future.result()
             while queue:
@@ -131,7 +131,7 @@ class Encoder:
                     raise ConfigError(
                         f"expected memory for {size} on {self.device}, got: {first_line(error)}"
                     ) from error
-            # Outside the except block, where the error's traceback no longer holds on to the tensors.
+            # Outside the except block, where the error's traceback no longer references the tensors.
             log.warning("out of memory on %s: splitting a batch of %d texts", self.device, len(part.rows))
             if not self._on_cpu:
                 torch.cuda.empty_cache()
@@ -149,7 +149,7 @@ def _forward(batch: Batch, tower: Tower, num_skipped: int) -> torch.Tensor:
 
 
 def _copy_back(waiting: list[Part], vectors: np.ndarray) -> None:
-    """One copy to the host for all that waits there."""
+    """One copy to the host for all waiting results."""
     if waiting:
         rows = np.concatenate([rows for rows, _ in waiting])
         vectors[rows] = torch.cat([part for _, part in waiting]).cpu().numpy()

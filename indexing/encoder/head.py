@@ -81,7 +81,7 @@ def _load_dense(root: Path, dense: DenseLayout, num_inputs: int) -> nn.Module:
     if dense.in_features != num_inputs:
         raise ConfigError(f"{folder}: expected {num_inputs} inputs, got {dense.in_features}")
     if dense.activation not in ACTIVATIONS:
-        raise ConfigError(f"{folder}: expected an activation of {', '.join(ACTIVATIONS)}, got {dense.activation}")
+        raise ConfigError(f"{folder}: expected one of the activations {', '.join(ACTIVATIONS)}, got {dense.activation}")
     linear = nn.Linear(dense.in_features, dense.out_features, bias=dense.bias)
     try:
         weights = load_file(folder / WEIGHTS)

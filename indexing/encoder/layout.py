@@ -1,6 +1,6 @@
 """What a sentence-transformers folder says: its modules, prompts and limits, read as plain JSON.
 
-Both the old (2.x) and the new (6.x) way of writing are understood. Whatever would change the vectors and is not
+Both the old (2.x) and the new (6.x) formats are understood. Whatever would change the vectors and is not
 implemented here is refused by name; nothing is guessed. Format: https://sbert.net/docs/sentence_transformer/usage/custom_models.html
 """
 
@@ -13,8 +13,8 @@ from indexing.encoder import rules
 from indexing.errors import ConfigError
 
 POOLING_MODES = tuple(rules.LEGACY_POOLING.values())
-# Classes of any other place are code that comes with the folder, whatever their name; it is never run.
-MODULE_PLACES = (
+# Classes from elsewhere are code that comes with the folder, whatever their name; it is never run.
+MODULE_PACKAGES = (
     "sentence_transformers.models",
     "sentence_transformers.base",
     "sentence_transformers.sentence_transformer",
@@ -44,7 +44,7 @@ class DenseLayout:
 class Layout:
     root: Path
     modules: tuple[tuple[str, str], ...]
-    """Class name and folder of each module, in order; of a plain transformers folder its only one."""
+    """Class name and folder of each module, in order; a plain transformers folder has only one."""
     transformer: str
     """Folder of the transformer, relative to root; '' is root itself."""
     pooling: tuple[str, ...]
@@ -61,9 +61,9 @@ class Layout:
     similarity: str
     """cosine, or dot, which is the same as long as no dimension is cut off."""
     files: tuple[str, ...]
-    """Relative POSIX names of all files that make the encoder, sorted."""
+    """Relative POSIX names of all files that make up the encoder, sorted."""
     query: "Layout | None" = None
-    """The tower for queries where it is another one (sentence-transformers' Router); this is the documents' then."""
+    """The tower for queries where it is a separate one (sentence-transformers' Router); this one is for documents."""
 
 
 def read_layout(root: Path) -> Layout:
@@ -136,7 +136,7 @@ def _join(folder: str, name: str) -> str:
 
 
 def _inside(name: str, source: Path) -> str:
-    """A model file must not reach out of its folder."""
+    """A model file must not point outside its folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name:
         raise ConfigError(f"expected a path inside the model in {source}, got {name!r}")
@@ -163,7 +163,7 @@ def _read_routes(root: Path) -> dict[str, list[tuple[str, str]]] | None:
     rules.check(root / ROUTER_CONFIG, config.get("parameters", {}), rules.ROUTER)
     structure = config["structure"]
     if len(entries) != 1 or entries[0]["path"] or not {"query", "document"} <= structure.keys():
-        raise ConfigError(f"{path}: expected a Router for query and document alone, got {sorted(structure)}")
+        raise ConfigError(f"{path}: expected a Router for query and document only, got {sorted(structure)}")
     kinds = {name: _class_name(kind) for name, kind in config["types"].items()}
     return {
         route: _check_modules([(kinds[name], _inside(name, root / ROUTER_CONFIG)) for name in structure[route]], path)
@@ -173,7 +173,7 @@ def _read_routes(root: Path) -> dict[str, list[tuple[str, str]]] | None:
 
 def _class_name(path: str) -> str:
     """The name of a class of sentence-transformers itself; of any other class its whole path, which nothing matches."""
-    return path.rsplit(".", 1)[-1] if path.startswith(tuple(f"{place}." for place in MODULE_PLACES)) else path
+    return path.rsplit(".", 1)[-1] if path.startswith(tuple(f"{place}." for place in MODULE_PACKAGES)) else path
 
 
 def _check_modules(modules: list[tuple[str, str]], path: Path) -> list[tuple[str, str]]:
@@ -221,7 +221,7 @@ def _read_pooling(root: Path, folder: str) -> tuple[tuple[str, ...], bool]:
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
     unknown = [str(mode) for mode in modes if mode not in POOLING_MODES]
     if unknown:
-        raise ConfigError(f"{path}: expected pooling modes of {', '.join(POOLING_MODES)}, got {', '.join(unknown)}")
+        raise ConfigError(f"{path}: expected pooling modes among {', '.join(POOLING_MODES)}, got {', '.join(unknown)}")
     return modes, bool(config.get("include_prompt", True))
 
 
@@ -234,7 +234,7 @@ def _read_head(root: Path, kind: str, folder: str) -> DenseLayout | None:
     rules.check(path, config, rules.DENSE)
     activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")
     if not activation.startswith("torch.nn."):
-        raise ConfigError(f"{path}: expected an activation of torch.nn, got {activation}")
+        raise ConfigError(f"{path}: expected an activation from torch.nn, got {activation}")
     return DenseLayout(
         folder=folder,
         in_features=config["in_features"],
@@ -246,7 +246,7 @@ def _read_head(root: Path, kind: str, folder: str) -> DenseLayout | None:
 
 def _resolve_prompts(config: dict[str, Any]) -> dict[str, str]:
     """As `encode_query` and `encode_document` of sentence-transformers 6 choose: 'query' and 'document' always
-    exist, so neither other names (passage, corpus) nor the default prompt ever come into play."""
+    exist, so neither other names (passage, corpus) nor the default prompt are ever used."""
     saved = config.get("prompts") or {}
     return {kind: saved.get(kind) or "" for kind in ("query", "document")}
 

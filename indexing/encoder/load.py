@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 HARMLESS_MISSING = re.compile(r"(^|\.)(pooler\.|position_ids$)")
 HARMLESS_UNEXPECTED = re.compile(r"(^|\.)(pooler\.|position_ids$)|^(cls|lm_head|vocab_\w+)\.")
 
-ENCODER_OF_PAIR = ("t5", "mt5", "umt5")
+ENCODER_DECODERS = ("t5", "mt5", "umt5")
+"""Model types whose encoder is used without the decoder, as sentence-transformers does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,7 @@ def _load_config(layout: Layout) -> Any:
 
 
 def _check_config(config: Any, folder: Path) -> None:
-    """Refuse what transformers would ignore or cannot do alike for every batch; set what changes no vector."""
+    """Refuse what transformers would ignore or cannot do alike in all batches; set what changes no vector."""
     positions = getattr(config, "position_embedding_type", "absolute")
     for key, refused in (
         ("quantization_config", getattr(config, "quantization_config", None) is not None),
@@ -139,7 +140,7 @@ def _check_config(config: Any, folder: Path) -> None:
         ("use_cache", False),
         ("output_hidden_states", False),
         ("output_attentions", False),
-        ("chunk_size_feed_forward", 0),  # saves memory, but a length that it does not divide ends the run
+        ("chunk_size_feed_forward", 0),  # saves memory, but fails for a length that it does not divide
     ):
         if hasattr(config, key):
             setattr(config, key, value)
@@ -163,9 +164,9 @@ def _load_tokenizer(layout: Layout) -> "PreTrainedTokenizerBase":
 
 
 def _load_model(layout: Layout, config: Any, dtype: torch.dtype, device: torch.device) -> "PreTrainedModel":
-    """The transformer without any task head; every weight of it comes from the files."""
+    """The transformer without any task head; all its weights come from the files."""
     folder = layout.root / layout.transformer
-    has_decoder = config.model_type in ENCODER_OF_PAIR  # which is left out, as sentence-transformers does
+    has_decoder = config.model_type in ENCODER_DECODERS
     if getattr(config, "is_encoder_decoder", False) and not has_decoder:
         raise ConfigError(f"expected a text encoder in {folder}, got the encoder-decoder {config.model_type}")
     loader = AutoModelForTextEncoding if has_decoder else AutoModel
@@ -204,7 +205,7 @@ def _some(keys: list[str]) -> str:
 def _max_tokens(
     layout: Layout, config: Any, tokenizer: "PreTrainedTokenizerBase", num_positions: int | None, wanted: int
 ) -> int:
-    """The model's limit where it is lower than what is wanted: as sentence-transformers finds it, and no more tokens
+    """The model's limit where it is lower than the wanted one: as sentence-transformers finds it, and no more tokens
     than the model has positions for.
     """
     stated = getattr(config, "max_position_embeddings", None) or wanted
@@ -215,5 +216,5 @@ def _max_tokens(
         name = "encoder.max_tokens" if wanted < limit else f"{layout.root / layout.transformer}: max_seq_length"
         raise ConfigError(f"{name}: expected at least {least} for this tokenizer, got {min(wanted, limit)}")
     if limit < wanted:
-        log.warning("encoder.max_tokens: %d is over the model's own limit, using %d", wanted, limit)
+        log.warning("encoder.max_tokens: %d exceeds the model's own limit, using %d", wanted, limit)
     return min(wanted, limit)

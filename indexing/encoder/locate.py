@@ -25,10 +25,10 @@ HUB_PATTERNS = ("*.json", "*.txt", "*.jinja", "*.safetensors")
 
 
 def resolve_model(model: str, *, cache_dir: Path, s3: "S3Settings | None" = None) -> Path:
-    """The local folder of a model, fetched first where it is remote.
+    """The local folder of a model, downloaded first where it is remote.
 
-    From s3:// it is fetched into cache_dir, a hub model into the cache that all tools of Hugging Face share (HF_HOME,
-    HF_HUB_CACHE). With HF_HUB_OFFLINE only what is in that cache is used.
+    A model in s3:// is downloaded into cache_dir, a hub model into the cache shared by all Hugging Face tools
+    (HF_HOME, HF_HUB_CACHE). With HF_HUB_OFFLINE only what is in that cache is used.
 
     Raises ConfigError when there is no such folder, package or hub model, StoreUnavailable from s3://.
     """
@@ -47,7 +47,7 @@ def resolve_model(model: str, *, cache_dir: Path, s3: "S3Settings | None" = None
 
 
 def encoder_files(path: Path) -> list[str]:
-    """Relative POSIX names of the files that make the encoder, sorted; a copy of just these encodes the same."""
+    """Relative POSIX names of the files that make up the encoder, sorted; a copy of just these encodes the same."""
     return list(read_layout(path).files)
 
 
@@ -77,7 +77,7 @@ def _package_folder(model: str) -> Path:
 
 
 def download_model(store: "Store", cache_dir: Path) -> Path:
-    """Fetch all of a store's objects once; the copy is named by the digest of the listing, so a change is seen.
+    """Download all objects of a store once; the copy is named by the digest of the listing, so a change is noticed.
 
     Raises ConfigError when the store holds nothing, StoreUnavailable.
     """
@@ -107,7 +107,7 @@ def download_model(store: "Store", cache_dir: Path) -> Path:
 def _hub_folder(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    # HTTPError is that of the client it uses; errors of a proxy are of no other kind.
+    # HTTPError is that of the HTTP client; errors of a proxy are of this class only.
     from huggingface_hub.errors import HFValidationError, HTTPError, IncompleteSnapshotError  # type: ignore[attr-defined]
 
     try:

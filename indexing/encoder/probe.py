@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 TEXTS = ("", "The night, and its music: told again in [two] <parts>!", "Éß 日本 🎧")
 NUM_TOKENS = 8
 TOKENIZER_OUTPUTS = {"input_ids", "attention_mask", "token_type_ids"}
-# Between a token's vector alone and in a batch. Rounding turns it less; ConvBERT, which looks at padding, to 0.9989.
-LEAST_COSINE = {torch.float32: 0.9999, torch.bfloat16: 0.995}
+# Between a token's vector alone and in a batch. Rounding stays above it; ConvBERT attends to padding and has 0.9989.
+MIN_COSINE = {torch.float32: 0.9999, torch.bfloat16: 0.995}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Measured:
 
 
 def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
-    """Raises ConfigError where more happens to a text than its fast tokenizer does, or anything but ids comes of it."""
+    """Raises ConfigError where the tokenizer does more than its fast backend, or returns more than token ids."""
     if tokenizer.truncation_side != "right":
         raise ConfigError(f"{folder}: expected truncation_side right, got {tokenizer.truncation_side}")
     for text in TEXTS:
@@ -52,7 +52,7 @@ def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedMod
         embeddings: Any = model.get_input_embeddings()
     except NotImplementedError as error:
         raise ConfigError(
-            f"{folder}: expected embeddings of tokens, got a {model.config.model_type}, without"
+            f"{folder}: expected token embeddings, got a {model.config.model_type} without them"
         ) from error
     rows = embeddings.weight.shape[0]
     if num_tokens > rows:
@@ -66,12 +66,12 @@ def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedMod
 def measure(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> Measured:
     """Run a text of a few tokens alone, and padded in a batch.
 
-    Raises ConfigError where the model cannot read it, or where a vector depends on the other texts of its batch: the
-    next night it would be another.
+    Raises ConfigError where the model cannot read it, or where a vector depends on the other texts of its batch: it
+    would differ the next night.
     """
     ids = tokenizer.backend_tokenizer.encode(" ".join(TEXTS)).ids[:NUM_TOKENS]
     length, half = len(ids), (len(ids) + 1) // 2
-    # RoBERTa counts no position for padding, which some models have as a word of the probe, too.
+    # RoBERTa counts no position for padding, and in some models a word of the probe has the id of padding.
     padding = {getattr(module, "padding_idx", None) for module in model.modules()}
     word = next((token for token in ids if token not in padding), ids[0])
     batch = torch.tensor([[word] * length, ids[:half] + [tokenizer.pad_token_id or 0] * (length - half)])
@@ -86,10 +86,10 @@ def measure(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", fold
             f"{folder}: expected a text encoder, got a {model.config.model_type} that cannot read text: {reason}"
         ) from error
     cosines = nn.functional.cosine_similarity(alone[0, :half].float(), together[1, :half].float(), dim=-1)
-    if (cosines < LEAST_COSINE[model.dtype]).any():
+    if (cosines < MIN_COSINE[model.dtype]).any():
         raise ConfigError(
             f"{folder}: expected vectors that do not depend on the other texts of a batch, "
-            f"got a {model.config.model_type}, which lets padding into them"
+            f"got a {model.config.model_type}, which attends to padding"
         )
     learned = [_num_positions(table.weight.shape[0], indices, length) for table, indices in seen.items()]
     return Measured(
@@ -99,14 +99,14 @@ def measure(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", fold
 
 @contextmanager
 def _indices(model: "PreTrainedModel") -> Iterator[dict[Any, torch.Tensor]]:
-    """Each embedding table of the model → the int64 indices that it was last asked for."""
+    """Each embedding table of the model → the int64 indices that were last looked up in it."""
     seen: dict[Any, torch.Tensor] = {}
 
     def remember(table: Any, arguments: tuple[Any, ...]) -> None:
         if arguments and isinstance(arguments[0], torch.Tensor):
             seen[table] = arguments[0]
 
-    # By name: I-BERT's quantised table is no nn.Embedding.
+    # By name: I-BERT's quantised table is not an nn.Embedding.
     tables = [module for module in model.modules() if type(module).__name__.endswith("Embedding")]
     hooks = [
         table.register_forward_pre_hook(remember)
@@ -121,8 +121,8 @@ def _indices(model: "PreTrainedModel") -> Iterator[dict[Any, torch.Tensor]]:
 
 
 def _num_positions(rows: int, indices: torch.Tensor, length: int) -> int | None:
-    """Longest text that a table of positions serves: it is asked for first, first + 1, first + 2 …, and RoBERTa and its
-    kin do not begin at 0. None for tables of something else.
+    """Longest text that a table of positions serves: its indices are first, first + 1, first + 2 …, and those of
+    RoBERTa and its relatives do not begin at 0. None for other tables.
     """
     if indices.ndim not in (1, 2) or indices.shape[-1] < length or length < 2:
         return None

@@ -1,6 +1,6 @@
 """Every setting of a sentence-transformers folder: honoured, without effect on a vector, or refused by name.
 
-docs/models.md has the table. A setting that is not known here is refused: nobody knows what it changes.
+docs/models.md has the table. A setting that is not known here is refused, since it might change vectors.
 """
 
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class Rules:
     """What may be in one JSON file."""
 
     known: frozenset[str]
-    """Honoured by whoever reads the file, or without effect on a vector."""
+    """Honoured by the code that reads the file, or without effect on a vector."""
     only: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     """Setting → the values that are supported; None stands for empty too."""
 
@@ -69,9 +69,7 @@ def check(path: Path, settings: dict[str, Any], rules: Rules) -> None:
         if key in rules.known:
             continue
         if key not in rules.only:
-            raise ConfigError(
-                f"{path}: expected settings that are known, got {key}; remove it if vectors do not depend on it"
-            )
+            raise ConfigError(f"{path}: expected known settings, got {key}; remove it if vectors do not depend on it")
         accepted = rules.only[key]
         if value in accepted or (None in accepted and not value):
             continue
@@ -104,15 +102,15 @@ def read_number(path: Path, settings: dict[str, Any], key: str) -> int | None:
 
 
 def check_similarity(path: Path, name: Any, *, ends_normalised: bool) -> str:
-    """Vectors are compared by cosine, which is the dot product only of vectors that the model itself normalises.
+    """Vectors are compared by cosine, which equals the dot product only where the model itself normalises them.
 
     Returns cosine or dot. Raises ConfigError for every other way to compare.
     """
     if name not in SIMILARITIES:
-        raise ConfigError(f"{path}: expected similarity_fn_name cosine, got {name}, by which no release is searched")
+        raise ConfigError(f"{path}: expected similarity_fn_name cosine, got {name}, which no release supports")
     if name == "dot" and not ends_normalised:
         raise ConfigError(
             f"{path}: expected similarity_fn_name cosine, got dot; without Normalize as the last module the lengths "
-            "of its vectors count, which no release keeps"
+            "of its vectors matter, and a release does not keep them"
         )
     return name or "cosine"

@@ -20,7 +20,7 @@ class EncoderSettings:
     dtype: Dtype = "auto"
     """auto (bfloat16 where the device is fast at it), float32 or bfloat16."""
     max_tokens: int = 128
-    """Longest text in tokens, special tokens included; the model's own limit holds where it is lower."""
+    """Longest text in tokens, special tokens included; the model's own limit applies where it is lower."""
     batch_tokens: int | None = None
     """Tokens of one batch, padding included; None is the device's measured default."""
     dim: int | None = None
@@ -31,10 +31,10 @@ class EncoderSettings:
             raise ConfigError(f"encoder.device: expected auto, cpu, cuda or cuda:N, got {self.device!r}")
         if self.dtype not in DTYPES:
             raise ConfigError(f"encoder.dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        for name, least in (("max_tokens", 3), ("batch_tokens", 1), ("dim", 1)):
+        for name, minimum in (("max_tokens", 3), ("batch_tokens", 1), ("dim", 1)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"encoder.{name}: expected at least {least}, got {value}")
+            if value is not None and value < minimum:
+                raise ConfigError(f"encoder.{name}: expected at least {minimum}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,6 @@ class EncodeStats:
     num_tokens: int = 0
     """Tokens the model saw: after truncation, special tokens included, padding not."""
     num_truncated: int = 0
-    """Texts that lost tokens to max_tokens, or characters to the bound on what is tokenised at all."""
+    """Texts that lost tokens to max_tokens, or characters to the limit on what is tokenised at all."""
     num_oom_splits: int = 0
     """Batches that were halved because the device ran out of memory."""

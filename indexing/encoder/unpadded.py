@@ -1,4 +1,4 @@
-"""BERT and RoBERTa on an x86 CPU without padding: all tokens of a batch in a row, attention per group of equal length.
+"""BERT and RoBERTa on an x86 CPU without padding: tokens of a batch concatenated, attention per group of equal length.
 
 Linear layers run as oneDNN primitives on weights laid out once, GELU and residuals fused into them (the operators that
 torch.compile uses, without its compiler). Measured on one thread of a Zen 4 CPU in bfloat16, with catalogue texts:
@@ -24,7 +24,7 @@ SAFE_SCORE = 60.0
 
 class Linear(NamedTuple):
     weight: torch.Tensor
-    """In oneDNN's own layout: opaque, only good for the call below."""
+    """In oneDNN's own layout: opaque, only valid for the call below."""
     bias: torch.Tensor
 
     def __call__(self, rows: torch.Tensor, *, gelu: bool = False) -> torch.Tensor:
@@ -61,7 +61,7 @@ def can_pack(model: Any) -> bool:
 
 
 def is_bert(config: Any) -> bool:
-    """Whether every token looks at all others, and positions are added to the embeddings, as in BERT and RoBERTa."""
+    """Whether every token attends to all others, and positions are added to the embeddings, as in BERT and RoBERTa."""
     return config.model_type in FAMILY and not config.is_decoder
 
 
@@ -115,7 +115,7 @@ class PackedBert:
 
 
 def padding_id_of(model: Any) -> int | None:
-    """What positions depend on in RoBERTa, and not in BERT: None."""
+    """The id of padding, on which positions depend in RoBERTa; None for BERT, where they do not."""
     return None if model.config.model_type == "bert" else int(model.embeddings.padding_idx)
 
 

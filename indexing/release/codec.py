@@ -1,6 +1,6 @@
 """Strict JSON for frozen dataclasses: what is written is canonical, what is read is exactly what the types say.
 
-OmegaConf turns "12" into 12 and pyarrow has no nested validation; a release file deserves neither leniency.
+OmegaConf turns "12" into 12, and pyarrow has no nested validation; a release file must be read more strictly.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ def encode_canonical(value: Any) -> bytes:
 def split_fields(data: bytes, names: Iterable[str]) -> tuple[dict[str, Any], bytes]:
     """The top-level fields `names` of a JSON object, those that it has, and the canonical bytes of all others.
 
-    Checks no types, so that it is fast on any data. Raises DamagedError for what is no JSON object.
+    Checks no types, so that it is fast on any data. Raises DamagedError for anything but a JSON object.
     """
     value = _load(data)
     if not isinstance(value, dict):
@@ -69,14 +69,14 @@ def from_plain(kind: type[T], value: Any) -> T:
 
 
 def decode_strict(kind: type[T], data: bytes) -> T:
-    """The dataclass `kind` that `data` holds. DamagedError names the first field that is not as the types say.
+    """The dataclass `kind` that `data` holds. DamagedError names the first field that does not match its type.
 
     Fields may be str, int (0 … 2⁶³-1), float, bool, Literal, a dataclass, `tuple[X, ...]`, `dict[str, X]`, `X | None`,
     or Any for free JSON. Only the canonical form is accepted, so equal releases have equal bytes.
     """
     value = _load(data)
     decoded = from_plain(kind, value)
-    if _dump(value) != data:  # nothing that `from_plain` accepts reads otherwise than it is written
+    if _dump(value) != data:  # `from_plain` converts nothing, so this is the canonical form of `decoded`
         raise DamagedError("expected canonical JSON (sorted distinct keys, no spaces), got another form of it")
     return decoded
 
@@ -149,7 +149,7 @@ def _field_names(kind: Any) -> tuple[str, ...]:
 
 @functools.cache
 def _optional_fields(kind: Any) -> frozenset[str]:
-    """Fields that came later: absent from older files, and from newer ones while they are None."""
+    """Fields that were added later: absent from older files, and from newer ones while they are None."""
     return frozenset(field.name for field in dataclasses.fields(kind) if field.default is None)
 
 

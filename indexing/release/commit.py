@@ -33,9 +33,9 @@ from indexing.store.blobs import Blob, Fetch, blob_key, hash_object
 UPLOAD_THREADS = 8
 NUM_RESENDS = 3
 MAX_LOOK_BACK = 16
-"""Releases that are tried for a sound one."""
+"""Releases that are tried, newest first, until one is valid."""
 YOUNG_S = 3600.0
-"""The age up to which a publish trusts a blob that merely lies in the store; no prune takes one that young."""
+"""The age up to which a publish trusts a blob that no release lists; no prune deletes one that young."""
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def read_release(store: Store, number: int | None = None, keys: Sequence[Ed25519
     try:
         data = store.get(key, max_bytes=MAX_RELEASE_BYTES)
         if keys is not None:
-            check_signed_bytes(data, keys)  # first, since it is cheap and says whether to look any further
+            check_signed_bytes(data, keys)  # first, since it is cheap and decides whether to read on
         release = parse_release(data)
     except ObjectNotFound as error:
         raise ConfigError(f"no release {number} in {store.url}: {_describe_range(release_numbers(store))}") from error
@@ -78,13 +78,12 @@ def read_release(store: Store, number: int | None = None, keys: Sequence[Ed25519
     return release
 
 
-def newest_sound(store: Store, keys: Sequence[Ed25519PublicKey] | None = None, after: int = 0) -> Release:
-    """The newest release after number `after` whose file is sound, and signed by one of `keys` if given.
+def newest_valid_release(store: Store, keys: Sequence[Ed25519PublicKey] | None = None, after: int = 0) -> Release:
+    """The newest release after number `after` with a valid file, and signed by one of `keys` if given.
 
-    Looks at the last `MAX_LOOK_BACK`.
-    Newer ones that are damaged are named in a warning, and those that no trusted key has signed in an error line:
-    going back to an older release must not be silent. Raises ConfigError where there is no release, what
-    `read_release` raises for the newest where none is sound.
+    Tries the last `MAX_LOOK_BACK`. Newer ones that are damaged are logged as warnings, and those that no trusted key
+    has signed as errors: going back to an older release must not be silent. Raises ConfigError where there is no
+    release, and what `read_release` raises for the newest where none is valid.
     """
     passed: list[DamagedError] = []
     numbers = [number for number in require_releases(store) if number > after]
@@ -96,7 +95,7 @@ def newest_sound(store: Store, keys: Sequence[Ed25519PublicKey] | None = None, a
             continue
         for reason in passed:
             level = logging.ERROR if isinstance(reason, UntrustedError) else logging.WARNING
-            logger.log(level, "%s; release %d is used, the newest before it that is sound", reason, number)
+            logger.log(level, "%s; using release %d, the newest valid one before it", reason, number)
         return release
     raise passed[0]
 
@@ -118,13 +117,13 @@ def upload_blobs(
     parent: Release | None = None,
     read_back: bool = False,
 ) -> UploadCounts:
-    """Makes the store hold every blob, and checks that it does; `fetch` gives the file of one that has to be sent.
+    """Makes sure that the store has every blob; `fetch` returns the file of one that has to be sent.
 
-    Not sent again is what `parent` lists, which no prune deletes, and what came within the last hour, as from a run
-    that was killed; a blob that merely lies there may be about to be pruned, and sending it anew keeps it. `read_back`
-    checks by reading every byte back even where the store keeps a checksum. `on_blob` is called once a blob is known to
-    be there, from this thread. Raises StoreUnavailable where the store keeps other bytes than were sent, and whatever
-    the store raises; then nothing may be committed.
+    Two kinds of blobs are not sent again: those that `parent` lists, which no prune deletes, and those stored within
+    the last hour, for example by a killed run. Any other blob in the store may be about to be pruned, and sending it
+    again keeps it. `read_back` reads every byte back even where the store keeps a checksum. `on_blob` is called from
+    this thread once a blob is verified. Raises StoreUnavailable where the store has other bytes than were sent, and
+    whatever the store raises; then nothing may be committed.
     """
     kept = parent.blobs().keys() if parent else set()
     young_from = store.now() - YOUNG_S
@@ -148,15 +147,15 @@ def upload_blobs(
 
 
 def publish_release(store: Store, release: Release, upload: Callable[[], None], check: Callable[[], None]) -> Release:
-    """Sends the blobs by `upload`, commits the release, and sees to it that no prune has taken a blob meanwhile.
+    """Sends the blobs with `upload`, commits the release, and makes sure that no prune deleted a blob meanwhile.
 
     Returns the release as it is published.
 
-    `upload` is called again when blobs are missing, and sends those that are. `check` raises when this process may not
-    go on (its lease is lost); a process that is stopped after that, and loses its lease then, is why the blobs are
-    looked for after the commit too, once every prune has ended that may not have known of the release.
+    `upload` is called again when blobs are missing, and sends those. `check` raises when this process must not
+    continue (its lease is lost). A process may be stopped after `check`, and lose its lease then. So the blobs are
+    checked after the commit too, once every prune that might not know of the release has ended.
 
-    Raises PublishConflict where another release came in between, and what `upload` and `check` raise.
+    Raises PublishConflict where another release was published in between, and what `upload` and `check` raise.
     """
     upload()
     resend_missing(store, release, upload)
@@ -168,7 +167,7 @@ def publish_release(store: Store, release: Release, upload: Callable[[], None], 
 
 
 def resend_missing(store: Store, release: Release, upload: Callable[[], None]) -> None:
-    """Sends again what was deleted or altered since it was checked. Raises StoreUnavailable where that goes on."""
+    """Sends again what was deleted or altered since it was checked. Raises StoreUnavailable if that keeps happening."""
     for _ in range(NUM_RESENDS):
         missing = missing_blobs(store, release)
         if not missing:
@@ -177,16 +176,16 @@ def resend_missing(store: Store, release: Release, upload: Callable[[], None]) -
         upload()
     if missing := missing_blobs(store, release):
         raise StoreUnavailable(
-            f"{store.url}: {len(missing)} blobs of release {release.number} vanish or change as often as they are "
-            "sent: something meddles with them; stop it, then run again"
+            f"{store.url}: {len(missing)} blobs of release {release.number} are deleted or altered each time they are "
+            "sent: find what does that and stop it, then run again"
         )
 
 
 def commit_release(store: Store, release: Release) -> Release:
     """Publishes the release: its file is the commit point, and every blob must be in the store by now.
 
-    Returns it as it is published: with the digest of itself, which a signed one has already. The releases before it
-    may be damaged. Raises PublishConflict where another release came in between; nothing is overwritten.
+    Returns it as it is published: with its own digest, which a signed one already has. The releases before it may be
+    damaged. Raises PublishConflict where another release was published in between; nothing is overwritten.
     """
     if release.signature is None:
         release = seal(release)
@@ -205,19 +204,19 @@ def commit_release(store: Store, release: Release) -> Release:
 def missing_blobs(store: Store, release: Release) -> list[str]:
     """The digests of the release's blobs that are not in the store: none, unless something deletes or alters them.
 
-    Goes by size, and by SHA-256 where the store tells one; reads no blob.
+    Compares sizes, and SHA-256 where the store reports it; reads no blob.
     """
     return [sha256 for sha256, blob in release.blobs().items() if _find(store, blob) is None]
 
 
 def _ensure_blob(store: Store, blob: Blob, fetch: Fetch, reuse_from: float, read_back: bool) -> bool:
-    """Whether the blob was sent; one that the store has stamped before `reuse_from` is sent anew."""
+    """Whether the blob was sent; one that was stored before `reuse_from` is sent again."""
     found, key = _find(store, blob), blob_key(blob.sha256)
     if found and found.modified >= reuse_from and _holds(store, blob, read_back):
         return False
     is_checked = store.upload(key, fetch(blob), sha256=blob.sha256)
     if (read_back or not is_checked) and not _holds(store, blob, read_back):
-        raise StoreUnavailable(f"{store.url}: expected {key} as it was sent, the store keeps other bytes")
+        raise StoreUnavailable(f"{store.url}: expected {key} as it was sent, the store has other bytes")
     return True
 
 
@@ -231,7 +230,7 @@ def _holds(store: Store, blob: Blob, read_back: bool) -> bool:
 
 
 def _find(store: Store, blob: Blob) -> ObjectInfo | None:
-    """What the store says of the blob, if it is there in its size and with no other checksum."""
+    """The store's entry for the blob, if it has the right size and no other checksum."""
     info = store.head(blob_key(blob.sha256))
     if info is None or info.size_bytes != blob.size_bytes or info.sha256 not in (None, blob.sha256):
         return None
@@ -245,7 +244,7 @@ def _conflict(store: Store, release: Release, current: int | None) -> PublishCon
             other = read_release(store, current)
             came = f"release {current} by {other.writer_id} at {other.created_at} is"
         except DamagedError as error:
-            came = f"release {current} is, whose file is damaged ({error})"
+            came = f"release {current} is, and its file is damaged ({error})"
     expected = f"release {release.parent}" if release.parent else "no release"
     return PublishConflict(f"{store.url}: expected {expected} to be current, but {came}: start again from it")
 

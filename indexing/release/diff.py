@@ -1,4 +1,4 @@
-"""How good a ranking is."""
+"""How two releases differ: items, vectors, files, hits."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -48,11 +48,11 @@ class ReleaseDiff:
     drift: Drift | None
     """None where the vectors can't be compared: no item in common, or another dimension."""
     num_shards: int
-    """Of the later release; so too below."""
+    """Of the later release, like the sizes below."""
     num_same_graphs: int
     size_bytes: int
     same_bytes: int
-    """Of blobs that both list."""
+    """Of blobs that both releases list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class RangeDiff:
 def diff_releases(
     before: Release, after: Release, fetch: Fetch, on_range: Callable[[int], None] | None = None
 ) -> ReleaseDiff:
-    """Compares two releases of one store. `on_range` is told the items of `after` in each range that is done.
+    """Compares two releases of one store. `on_range` is called with the number of `after`'s items in each range done.
 
     Raises DamagedError for blobs that are not what the releases say, StoreUnavailable.
     """

@@ -27,7 +27,7 @@ class EncoderEntry:
     """Text put before an input, by kind: "query", "document"."""
     files: tuple[EncoderFile, ...]
     resolved_dtype: str | None = None
-    """What `dtype` was where the release was validated; None in releases from before there was this field."""
+    """What `dtype` was where the release was validated; None in older releases, which lack the field."""
 
 
 def check_encoder(encoder: EncoderEntry, dim: int) -> None:

@@ -1,12 +1,12 @@
-"""One run at a time: a lease in the store, kept alive by a heartbeat. It saves work; the commit rule keeps the peace.
+"""One run at a time: a lease in the store, kept alive by a heartbeat. It saves work; the commit rule prevents damage.
 
 `leases/N.json` is created only if absent, so of any number of contenders one gets N. The highest number is the lease;
-its owner writes it anew at every beat. It is free once it says so, or once the store's clock is `ttl_s` past the last
-beat. Every holder writes a random token, so that of two with the same name none takes the other's lease for its own.
-Who finds its own lease expired, and nobody after it, takes the next number; a prune gives up.
+its holder rewrites it at every heartbeat. It is free once it says so, or once the store's clock is `ttl_s` past the
+last heartbeat. Every holder writes a random token, so that two holders of the same name have different leases. A holder
+that finds its lease expired, and no later one, takes the next number; a prune gives up.
 
-A prune says in its lease that it deletes. Whoever makes a release live without holding the lease, or after having lost
-it, waits for that prune to end and then looks whether every blob is there (`wait_for_prune`).
+A prune says in its lease that it deletes. A process that makes a release live without holding the lease, or after
+losing it, waits for that prune to end and then checks that every blob is there (`wait_for_prune`).
 """
 
 import json
@@ -39,7 +39,7 @@ class Lease:
         self._thread = threading.Thread(target=self._keep_alive, name="lease", daemon=True)
 
     def check(self) -> None:
-        """Raises PublishConflict when another run has taken over, or may have since the last beat that got through."""
+        """Raises PublishConflict when another run has taken over, or may have since the last successful heartbeat."""
         if self._lost_to is None and clock.elapsed_s() - self._last_beat < self.ttl_s:
             return
         taken = (
@@ -51,7 +51,7 @@ class Lease:
         while not clock.wait(self._ended, self.ttl_s / 4):
             try:
                 self._beat()
-            except StoreUnavailable as error:  # `check` tells when beats fail for too long
+            except StoreUnavailable as error:  # `check` raises when heartbeats fail for too long
                 logger.warning("lease: a heartbeat failed: %s", error)
 
     def _beat(self) -> None:
@@ -62,9 +62,9 @@ class Lease:
             self._ended.set()
         elif started - self._last_beat < self.ttl_s:
             self.store.put(_key(self.number), _encode(self._body))
-            if clock.elapsed_s() - self._last_beat < self.ttl_s:  # else it had expired before this beat arrived
+            if clock.elapsed_s() - self._last_beat < self.ttl_s:  # else it had expired before this heartbeat arrived
                 self._last_beat = started
-        elif self._body["deletes"]:  # others have seen the lease expire, and count on it
+        elif self._body["deletes"]:  # others have seen the lease expire, and rely on that
             self._ended.set()
         elif self.store.create(_key(self.number + 1), _encode(self._body)):  # it was free for anyone to take
             self.number, self._last_beat = self.number + 1, started
@@ -76,7 +76,7 @@ class Lease:
             return
         try:
             self.store.put(_key(self.number), _encode({**self._body, "is_free": True}))
-        except StoreUnavailable as error:  # what the run has done stands; the lease ends by its age
+        except StoreUnavailable as error:  # what the run has done is kept; the lease expires
             logger.warning("lease: could not give it back, the next run waits up to %g s: %s", self.ttl_s, error)
 
 
@@ -86,9 +86,9 @@ def hold_lease(
 ) -> Iterator[Lease]:
     """Holds the lease of `store` while the block runs.
 
-    `owner` names this run to people; two runs may have the same. `deletes` is for a prune: `wait_for_prune` waits for
-    it. Raises PublishConflict when another run holds the lease, unless `wait`: then waits until that run ends or falls
-    silent.
+    `owner` names this run for people; two runs may have the same name. `deletes` is for a prune: `wait_for_prune`
+    waits for it. Raises PublishConflict when another run holds the lease, unless `wait`: then waits until that run
+    ends or its heartbeats stop.
     """
     body: dict[str, object] = {"owner": owner, "token": uuid.uuid4().hex, "is_free": False, "deletes": deletes}
     lease = _acquire(store, body, wait, ttl_s, poll_s)
@@ -100,10 +100,10 @@ def hold_lease(
 
 
 def wait_for_prune(store: Store, *, ttl_s: float = TTL_S, poll_s: float = POLL_S) -> None:
-    """Returns once every prune has ended that may not know of what was written to the store before this call.
+    """Returns once every prune has ended that might not know of what was written to the store before this call.
 
-    One that takes the lease later reads releases and pins later, so it finds what was written. One whose lease has
-    expired is not waited for: it stops at its next look at the clock.
+    A prune that takes the lease later also reads releases and pins later, so it finds what was written. One with an
+    expired lease is not waited for: it stops the next time it checks its lease.
     """
     now, newest = store.now(), _newest(store)
     waits_for = newest.key if newest else None
@@ -118,24 +118,24 @@ def _is_deleting(store: Store, info: ObjectInfo, now: float, ttl_s: float) -> bo
 
 
 def _acquire(store: Store, body: dict[str, object], wait: bool, ttl_s: float, poll_s: float) -> Lease:
-    is_told = False
+    is_logged = False
     while True:
         now, newest = store.now(), _newest(store)
         if newest is None or _is_free(store, newest, now, ttl_s):
             number, started = _number(newest) + 1 if newest else 1, clock.elapsed_s()
             if store.create(_key(number), _encode(body)) and _newest_number(store) == number:
-                _forget_older(store, number)
+                _delete_older(store, number)
                 return Lease(store, number, body, ttl_s, started)
             continue
         holder = _owner(store, newest)
         if not wait:
             raise PublishConflict(
                 f"{store.url}: {holder} is running; wait for it, or set run.on_conflict: wait "
-                f"(a run that was killed is taken over {ttl_s:g} s after its last sign of life)"
+                f"(a run that was killed is taken over {ttl_s:g} s after its last heartbeat)"
             )
-        if not is_told:
-            logger.info("waiting for %s, which works on %s", holder, store.url)
-            is_told = True
+        if not is_logged:
+            logger.info("waiting for %s, which is working on %s", holder, store.url)
+            is_logged = True
         clock.sleep(poll_s)
 
 
@@ -145,7 +145,7 @@ def _is_free(store: Store, newest: ObjectInfo, now: float, ttl_s: float) -> bool
 
 
 def _read(store: Store, info: ObjectInfo) -> dict[str, object]:
-    """A lease file that cannot be read says nothing: it ends by its age."""
+    """A lease file that cannot be read says nothing: it expires by its age."""
     try:
         body = json.loads(store.get(info.key, max_bytes=10_000))
     except (ObjectNotFound, DamagedError, ValueError, RecursionError):
@@ -166,8 +166,8 @@ def _newest_number(store: Store) -> int | None:
     return _number(newest) if newest else None
 
 
-def _forget_older(store: Store, number: int) -> None:
-    """The one before stays, so that a stalled contender for its number still finds it taken."""
+def _delete_older(store: Store, number: int) -> None:
+    """The previous one stays, so that a stalled contender for its number still finds it taken."""
     for info in list(store.list(PREFIX)):
         if _is_lease(info.key) and _number(info) < number - 1:
             store.delete(info.key)

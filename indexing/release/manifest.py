@@ -22,7 +22,7 @@ _RELEASE_KEY = re.compile(r"releases/(\d{20})\.json", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True)
 class Delta:
-    """Items that came to a shard after its graph was built."""
+    """Items added to a shard after its graph was built."""
 
     num_rows: int
     items: Blob
@@ -33,7 +33,7 @@ class Delta:
 
 @dataclass(frozen=True, kw_only=True)
 class Tombstones:
-    """Rows of a shard's graph and deltas that have gone, or that a later row has replaced."""
+    """Rows of a shard's graph and deltas that were deleted, or replaced by a later row."""
 
     num_rows: int
     labels: Blob
@@ -42,7 +42,7 @@ class Tombstones:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """A graph with the rows that it was built of; then deltas, whose labels go on from there; less the tombstones."""
+    """A graph and the rows it was built from, then deltas, whose labels continue from there, minus the tombstones."""
 
     number: int
     """0 … num_shards - 1 within the collection."""
@@ -110,7 +110,7 @@ class Release:
     """Unique to the publishing run, so that it recognises its own commit."""
     name: str
     encoder: EncoderEntry | None
-    """None where the vectors were brought ready-made."""
+    """None where the vectors came precomputed."""
     text_templates: dict[str, str]
     """How an item reads as text, by item type."""
     dim: int

@@ -60,7 +60,7 @@ def read_accepted(store: Store, number: int) -> AcceptedEncoder:
     return entry
 
 
-def newest(store: Store) -> AcceptedEncoder | None:
+def newest_encoder(store: Store) -> AcceptedEncoder | None:
     numbers = encoder_numbers(store)
     return read_accepted(store, numbers[-1]) if numbers else None
 

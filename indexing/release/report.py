@@ -16,7 +16,7 @@ class Gate:
 
     name: str
     scope: str
-    """The collection or shard it speaks of."""
+    """The collection or shard that it checks."""
     value: float
     expected: str
     holds: bool
@@ -32,7 +32,7 @@ class QueryRecall:
 
 @dataclass(frozen=True, kw_only=True)
 class RecallLoss:
-    """Shares of the true neighbours that are lost, by where."""
+    """Shares of the true neighbours that are lost, by cause."""
 
     graph: float
     """Not found by the graph of their own shard."""

@@ -3,12 +3,12 @@
 A blob stays while a protected release lists it: the last few, the pinned ones, the young ones. It also stays while it
 is young itself, since a publish that isn't committed yet may need it. All ages are by the store's own clock.
 
-Against a publish that reuses an old blob: both hold the store's lease, so they don't run at once. Should one of them be
-stopped, lose its lease and go on unnoticed, these are left:
+A prune and a publish that reuses an old blob both hold the store's lease, so they don't run at the same time. If one of
+them is stopped, loses its lease and continues unnoticed, these safeguards remain:
 - A publish trusts only blobs of the release it follows, which is protected, and blobs younger than `MIN_AGE_S`, which
-  no prune takes. It sends any other again, which makes it young, and so does a rollback.
-- A prune looks again while it deletes: at a blob's age, at its lease, and at releases and pins every few blobs.
-- After its commit a publish or rollback waits for a prune that began before it, and looks for all its blobs again. So
+  no prune deletes. It sends any other blob again, which makes it young. So does a rollback.
+- A prune checks again while it deletes: a blob's age, its lease, and every few blobs the releases and pins.
+- After its commit a publish or rollback waits for a prune that began before it, and checks all its blobs again. So
   does a pin.
 What remains is a DELETE that reaches the store only after the prune's lease has expired.
 """
@@ -27,12 +27,12 @@ from indexing.store.blobs import BLOBS_PREFIX, blob_key, is_blob_key
 
 PINS_PREFIX = "pins/"
 OWN_PREFIXES = ("encoders/", "leases/", PINS_PREFIX, "preflight/", "releases/")
-"""Of what nightcrate writes to a store, blobs aside."""
+"""Of everything but blobs that nightcrate writes to a store."""
 CLOCK_TOLERANCE_S = 300.0
 MIN_AGE_S = YOUNG_S
-"""The least age of what a prune deletes."""
-LOOK_AGAIN_EVERY = 10
-"""Deletions between two looks at the releases and pins."""
+"""The minimum age of what a prune deletes."""
+RECHECK_EVERY = 10
+"""Deletions between two checks of the releases and pins."""
 _PIN_KEY = re.compile(r"pins/(\d{20})\.json", re.ASCII)
 
 
@@ -42,20 +42,20 @@ class PrunePlan:
 
     protected: Mapping[int, str]
     """release number → why its blobs stay."""
-    doomed: Sequence[ObjectInfo]
+    to_delete: Sequence[ObjectInfo]
     """Blobs that no protected release lists and that are old enough."""
-    orphans: Sequence[PendingUpload]
-    """Uploads that have begun long ago and never finished."""
+    to_abort: Sequence[PendingUpload]
+    """Uploads that began long ago and never finished."""
     newest: int
-    """The number of the newest release that was looked at; 0 where there was none."""
+    """The number of the newest release that was read; 0 where there was none."""
     min_age_s: float
     num_kept: int
     num_young: int
     """Unlisted blobs that stay because they are young."""
 
     @property
-    def doomed_bytes(self) -> int:
-        return sum(info.size_bytes for info in self.doomed)
+    def to_delete_bytes(self) -> int:
+        return sum(info.size_bytes for info in self.to_delete)
 
 
 def plan_prune(store: Store, *, keep_last: int, min_age_s: float) -> PrunePlan:
@@ -69,7 +69,7 @@ def plan_prune(store: Store, *, keep_last: int, min_age_s: float) -> PrunePlan:
         raise ConfigError(f"retention.keep_last: expected at least 1, got {keep_last}")
     check_min_age(min_age_s)
     now = store.now()
-    # Before the releases, so that none of these is listed by one still to come.
+    # Listed before the releases are read: a blob that a new release brings meanwhile is not among these.
     blobs = [info for info in store.list(BLOBS_PREFIX) if is_blob_key(info.key)]
     releases = read_all_releases(store)
     times = {number: release_time(store, number) for number in releases}
@@ -78,16 +78,16 @@ def plan_prune(store: Store, *, keep_last: int, min_age_s: float) -> PrunePlan:
     protected = protect(ages, pinned_among(store, releases), keep_last=keep_last, min_age_s=min_age_s)
     live = {blob_key(sha256) for number in protected for sha256 in releases[number].blobs()}
     unlisted = [info for info in blobs if info.key not in live]
-    doomed = [info for info in unlisted if now - info.modified > min_age_s]
-    orphans = [upload for upload in store.list_uploads() if is_ours(upload) and now - upload.started > min_age_s]
+    to_delete = [info for info in unlisted if now - info.modified > min_age_s]
+    to_abort = [upload for upload in store.list_uploads() if is_ours(upload) and now - upload.started > min_age_s]
     return PrunePlan(
         protected=protected,
-        doomed=doomed,
-        orphans=orphans,
+        to_delete=to_delete,
+        to_abort=to_abort,
         newest=max(releases, default=0),
         min_age_s=min_age_s,
         num_kept=len(blobs) - len(unlisted),
-        num_young=len(unlisted) - len(doomed),
+        num_young=len(unlisted) - len(to_delete),
     )
 
 
@@ -101,7 +101,7 @@ def check_min_age(min_age_s: float) -> None:
 
 
 def is_ours(upload: PendingUpload) -> bool:
-    """Whether nightcrate has begun this upload; other programs may write to the same bucket."""
+    """Whether nightcrate started this upload; other programs may write to the same bucket."""
     return is_blob_key(upload.key) or upload.key.startswith(OWN_PREFIXES)
 
 
@@ -128,10 +128,10 @@ def read_all_releases(store: Store) -> dict[int, Release]:
 
 
 def release_time(store: Store, number: int) -> float:
-    """When the store took the release in, in unix seconds by its clock."""
+    """When the store received the release, in unix seconds by its clock."""
     info = store.head(release_key(number))
     if info is None:
-        raise DamagedError(f"{store.url}: release {number} vanished while it was looked at; nothing is deleted")
+        raise DamagedError(f"{store.url}: release {number} disappeared while it was read; nothing is deleted")
     return info.modified
 
 
@@ -155,13 +155,13 @@ def apply_prune(store: Store, plan: PrunePlan, check: Callable[[], None]) -> int
     """Deletes what the plan names and is still as it was planned; returns how many blobs were deleted.
 
     The caller holds the lease, taken with `deletes=True` before the plan was made. `check` is called right before each
-    deletion and raises when this process may not go on (its lease is lost). Releases and pins that came since the plan
-    are looked for every few deletions, and their blobs stay.
+    deletion and raises when this process must not continue (its lease is lost). Releases and pins added since the plan
+    are looked up every few deletions, and their blobs stay.
     """
     check_min_age(plan.min_age_s)
     deleted, live = 0, set[str]()
-    for position, info in enumerate(plan.doomed):
-        if position % LOOK_AGAIN_EVERY == 0:
+    for position, info in enumerate(plan.to_delete):
+        if position % RECHECK_EVERY == 0:
             live = newly_protected(store, plan)
         found = store.head(info.key)
         if info.key in live or found is None or found.modified > info.modified:
@@ -169,14 +169,14 @@ def apply_prune(store: Store, plan: PrunePlan, check: Callable[[], None]) -> int
         check()
         store.delete(info.key)
         deleted += 1
-    for upload in plan.orphans:
+    for upload in plan.to_abort:
         check()
         store.abort_upload(upload)
     return deleted
 
 
 def newly_protected(store: Store, plan: PrunePlan) -> set[str]:
-    """The keys of blobs that releases and pins protect that came since the plan was made."""
+    """The keys of the blobs that releases and pins added since the plan protect."""
     pinned = pinned_numbers(store)
     numbers = [number for number in release_numbers(store) if number > plan.newest or number in pinned]
     new = [number for number in numbers if number not in plan.protected]
@@ -184,7 +184,7 @@ def newly_protected(store: Store, plan: PrunePlan) -> set[str]:
 
 
 def pin(store: Store, number: int) -> None:
-    """Protects a release from `prune`; waits for a prune that began before and may not know of the pin.
+    """Protects a release from `prune`; waits for a prune that began before and might not know of the pin.
 
     Raises ConfigError where there is no such release, DamagedError where blobs of it are missing, before the pin or
     after: then it is not pinned.
@@ -211,14 +211,14 @@ def _require_blobs(store: Store, release: Release) -> None:
 
 
 def unpin(store: Store, number: int) -> None:
-    """Takes the pin away. Raises ConfigError when the release is not pinned."""
+    """Removes the pin. Raises ConfigError when the release is not pinned."""
     if store.head(_pin_key(number)) is None:
         raise ConfigError(f"{store.url}: release {number} is not pinned; pinned: {pinned_numbers(store) or 'none'}")
     store.delete(_pin_key(number))
 
 
 def pinned_among(store: Store, numbers: Iterable[int]) -> list[int]:
-    """Those of `numbers` that are pinned. Asks for each by name: a listing that lacks a pin would cost its release."""
+    """Those of `numbers` that are pinned. Looks up each by name: a listing that lacks a pin would cost its release."""
     return [number for number in numbers if store.head(_pin_key(number)) is not None]
 
 

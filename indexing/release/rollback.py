@@ -1,4 +1,4 @@
-"""Going back: an old release's content as a new release, so that the history stays one line; and lifting its hold."""
+"""Going back: an old release's content as a new release, so that the history stays linear; and lifting its hold."""
 
 import datetime
 import tempfile
@@ -10,7 +10,13 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from indexing.errors import ConfigError, DamagedError
-from indexing.release.commit import commit_release, missing_blobs, newest_sound, read_release, require_releases
+from indexing.release.commit import (
+    commit_release,
+    missing_blobs,
+    newest_valid_release,
+    read_release,
+    require_releases,
+)
 from indexing.release.hold import Hold, holds_of_rollback
 from indexing.release.lease import wait_for_prune
 from indexing.release.manifest import Release
@@ -33,19 +39,19 @@ def roll_back(
     """Publishes the content of release `to` as the next release, once every byte of it has been verified.
 
     With `signing_key` the new release is signed, and release `to` must be signed by that key or one of `trusted_keys`.
-    The current release may be damaged: then the newest sound one before it is what the new release holds. `on_blob` is
-    called for each blob that was verified; `check` between blobs and before the commit, and raises when this process
-    may not go on (its lease is lost).
+    The current release may be damaged: then the newest valid one before it is what the new release holds. `on_blob` is
+    called for each blob that was verified. `check` is called between blobs and before the commit, and raises when this
+    process must not continue (its lease is lost).
 
     Raises ConfigError when there is no such release, it is the current one, or an unsigned release would follow a
     signed one, UntrustedError when it is signed by no such key, DamagedError when its file or a blob of it is damaged
-    or deleted, PublishConflict when another release came in between.
+    or deleted, PublishConflict when another release was published in between.
     """
     number = require_releases(store)[-1]
     if number == to:
         raise ConfigError(f"{store.url}: release {to} is the current one already, expected an earlier number")
     target = read_release(store, to, [signing_key.public_key(), *trusted_keys] if signing_key else None)
-    current = newest_sound(store)
+    current = newest_valid_release(store)
     require_key(current, signing_key, "--signing-key", store.url)
 
     def verified(blob: Blob) -> None:
@@ -63,7 +69,7 @@ def roll_back(
         raise DamagedError(
             f"{store.url}: release {release.number} is published, but a prune deleted {len(missing)} of its blobs "
             "since they were verified, while this process was stopped; roll back to release "
-            f"{current.number}, which is whole"
+            f"{current.number}, which is complete"
         )
     return release
 
@@ -112,7 +118,7 @@ def following(
 
 
 def renew_blobs(store: Store, target: Release, current: Release, check: Callable[[], None]) -> None:
-    """Sends anew what only `target` lists: a prune that planned to delete it, and has stalled, finds it young."""
+    """Sends again what only `target` lists: a prune that planned to delete it, and has stalled, finds it young."""
     with tempfile.TemporaryDirectory(prefix="rollback-") as folder:
         path, kept = Path(folder, "blob"), current.blobs().keys()
         for sha256, blob in target.blobs().items():

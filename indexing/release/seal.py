@@ -1,4 +1,4 @@
-"""A release file carries a digest of itself, so that a flipped bit in any of its fields is found, signed or not."""
+"""A release file carries its own digest, so that a flipped bit in any of its fields is found, signed or not."""
 
 import hashlib
 import reprlib
@@ -16,7 +16,7 @@ OWN_FIELDS = ("digest", "signature")
 
 
 def seal(release: "Release") -> "Release":
-    """The release with the digest of itself, and without a signature, which would not fit it."""
+    """The release with its own digest, and without a signature, which would no longer match."""
     bare = replace(release, digest=None, signature=None)
     return replace(bare, digest=hashlib.sha256(encode_canonical(bare)).hexdigest())
 
@@ -24,7 +24,7 @@ def seal(release: "Release") -> "Release":
 def check_digest(data: bytes) -> None:
     """Raises DamagedError where a release file has a digest that is not that of its other fields.
 
-    Files from before there was a digest pass.
+    Older files, without a digest, pass.
     """
     found, rest = split_fields(data, OWN_FIELDS)
     digest = hashlib.sha256(rest).hexdigest()

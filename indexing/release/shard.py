@@ -45,7 +45,7 @@ def load_shard(fetch: Fetch, dim: int, collection: Collection, shard: Shard) -> 
     """The shard in memory. Raises DamagedError where its files don't fit the release file."""
     where = f"collection {collection.name} shard {shard.number}"
     metadata = [shard.metadata, *(delta.metadata for delta in shard.deltas or ())]
-    # Mapped now, so that hits can be shown whatever becomes of the store and of the cache.
+    # Mapped now, so that hits can be shown even after the store and the cache have deleted the files.
     mapped = {blob.sha256: map_file(fetch(blob)) for blob in metadata}
     rows = read_rows(fetch, shard, where)
     return LoadedShard(
@@ -60,7 +60,7 @@ def load_shard(fetch: Fetch, dim: int, collection: Collection, shard: Shard) -> 
 
 
 def map_file(path: Path) -> pa.Buffer:
-    """The file's bytes, mapped: they can be read when it is deleted, and take no file descriptor."""
+    """The file's bytes, mapped: they can be read after it is deleted, and take no file descriptor."""
     if not path.stat().st_size:
         return pa.py_buffer(b"")  # which cannot be mapped
     with pa.memory_map(str(path)) as file:
@@ -70,29 +70,29 @@ def map_file(path: Path) -> pa.Buffer:
 def open_graph(fetch: Fetch, dim: int, shard: Shard, where: str) -> Graph:
     """The shard's graph as it is served: the deltas' rows inserted, then the tombstones deleted."""
     graph = load_graph(fetch(shard.index), dim, shard.num_base_rows)
-    gone = read_tombstones(fetch, shard, where)
+    deleted = read_tombstones(fetch, shard, where)
     parts = [
         read_delta_vectors(fetch(delta.items), dim, delta.num_rows, f"delta {number} of {where}")
         for number, delta in enumerate(shard.deltas or ())
     ]
     if parts:
         labels = np.arange(shard.num_base_rows, shard.num_rows)
-        is_live = ~np.isin(labels, gone)
+        is_live = ~np.isin(labels, deleted)
         graph.insert(labels[is_live], np.concatenate(parts)[is_live])
-    graph.delete(gone[gone < shard.num_base_rows])
+    graph.delete(deleted[deleted < shard.num_base_rows])
     return graph
 
 
 def live_vectors(fetch: Fetch, dim: int, shard: Shard, where: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(labels, float32 (some rows, dim)) over all items, by label; for this, nothing needs to be inserted."""
-    graph, gone = load_graph(fetch(shard.index), dim, shard.num_base_rows), read_tombstones(fetch, shard, where)
-    graph.delete(gone[gone < shard.num_base_rows])
+    """(labels, float32 (some rows, dim)) over all items, by label; deltas need not be inserted for this."""
+    graph, deleted = load_graph(fetch(shard.index), dim, shard.num_base_rows), read_tombstones(fetch, shard, where)
+    graph.delete(deleted[deleted < shard.num_base_rows])
     yield from graph.blocks(BLOCK_ROWS)
     first = shard.num_base_rows
     for number, delta in enumerate(shard.deltas or ()):
         vectors = read_delta_vectors(fetch(delta.items), dim, delta.num_rows, f"delta {number} of {where}")
         labels = np.arange(first, first + delta.num_rows)
-        is_live = ~np.isin(labels, gone)
+        is_live = ~np.isin(labels, deleted)
         yield labels[is_live], vectors[is_live]
         first += delta.num_rows
 
@@ -127,7 +127,7 @@ def read_metadata(fetch: Callable[[Blob], Path | pa.Buffer], shard: Shard, where
 
 
 def read_tombstones(fetch: Fetch, shard: Shard, where: str) -> np.ndarray:
-    """int64 (num_tombstones,), ascending. Raises DamagedError for labels that the shard has not, or has twice."""
+    """int64 (num_tombstones,), ascending. Raises DamagedError for labels outside the shard, or repeated ones."""
     if shard.tombstones is None:
         return np.empty(0, np.int64)
     where = f"tombstones of {where}"
@@ -169,12 +169,12 @@ def check_items(table: pa.Table, where: str) -> pa.Table:
 
 
 def read_table(source: Path | pa.Buffer, num_rows: int, where: str, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet file of one row an item. Raises DamagedError for other columns or rows, or another format."""
+    """A Parquet file with one row per item. Raises DamagedError for other columns or rows, or another format."""
     try:
         opened = pa.BufferReader(source) if isinstance(source, pa.Buffer) else source
         table = pq.read_table(opened, columns=columns, partitioning=None)
     except FileNotFoundError:
-        raise  # it is not damaged: a cache was trimmed
+        raise  # not damaged: a cache was trimmed
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(f"{where}: expected a Parquet file, got {first_line(error)[:200]}") from error
     if columns and table.column_names != columns:

@@ -1,8 +1,8 @@
 """Signed releases: Ed25519 (RFC 8032) over the canonical bytes of a release file without its signature.
 
 The digests in the file carry the signature over to every blob. Keys are PEM files, as `openssl genpkey -algorithm
-ed25519` makes them. To change keys: give readers both public keys, publish with the new private key, then take the old
-one away.
+ed25519` makes them. To change keys: give readers both public keys, publish with the new private key, then remove the
+old public key.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ Keys = TypeVar("Keys", bound=Sequence[Ed25519PublicKey])
 
 
 def load_private_key(path: Path) -> Ed25519PrivateKey:
-    """Raises ConfigError when the file is no unencrypted Ed25519 private key in PEM."""
+    """Raises ConfigError when the file is not an unencrypted Ed25519 private key in PEM."""
     key = _parse(path, lambda data: load_pem_private_key(data, password=None))
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f"expected an Ed25519 private key in {path}, got {type(key).__name__}")
@@ -32,7 +32,7 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
 
 
 def load_public_key(path: Path) -> Ed25519PublicKey:
-    """Raises ConfigError when the file is no Ed25519 public key in PEM."""
+    """Raises ConfigError when the file is not an Ed25519 public key in PEM."""
     key = _parse(path, load_pem_public_key)
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigError(f"expected an Ed25519 public key in {path}, got {type(key).__name__}")
@@ -54,10 +54,10 @@ def sign_release(release: Release, key: Ed25519PrivateKey) -> Release:
 
 
 def check_signed_bytes(data: bytes, keys: Sequence[Ed25519PublicKey]) -> None:
-    """Checks a release file's signature before anything else in it is looked at.
+    """Checks a release file's signature before anything else in it is read.
 
     Raises UntrustedError for a file that is unsigned, or signed by another key than `keys`, DamagedError for one that
-    is not as it was signed, and ConfigError where there are no keys.
+    differs from what was signed, and ConfigError where there are no keys.
     """
     _require_some(keys)
     found, signed = split_fields(data, ("signature",))
@@ -89,7 +89,7 @@ def key_id(key: Ed25519PublicKey) -> str:
 
 
 def load_trusted_keys(paths: Sequence[Path] | None) -> list[Ed25519PublicKey] | None:
-    """None where signatures are not looked at. Raises ConfigError for an empty list, which would trust nobody."""
+    """None where signatures are not checked. Raises ConfigError for an empty list, which would trust nobody."""
     if paths is None:
         return None
     return _require_some([load_public_key(path) for path in paths])

@@ -1,4 +1,4 @@
-"""Re-reads a whole release from the store: every byte against its digest, every shard by loading it."""
+"""Reads a whole release back from the store: checks every byte against its digest, and loads every shard."""
 
 import tempfile
 import threading
@@ -28,7 +28,7 @@ Check = Callable[[Fetch], None]
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """What was read and found sound."""
+    """What was read and found valid."""
 
     num_blobs: int
     size_bytes: int
@@ -65,7 +65,7 @@ def verify_release(store: Store, release: Release, on_blob: Callable[[Blob], Non
 
 
 def _check_blobs(store: Store, blobs: list[Blob], check: Check) -> list[str]:
-    """What is wrong with files that belong together. Nothing is loaded from a blob with a wrong digest: hnswlib would
+    """What is wrong with files that belong together. Nothing is loaded from a blob with a wrong digest: hnswlib may
     crash on it.
     """
     problems = []
@@ -93,9 +93,9 @@ def _check_shard(dim: int, collection: Collection, shard: Shard, loading: thread
     if num_distinct != shard.num_items:
         raise DamagedError(f"items of {where}: expected {shard.num_items} distinct ids, got {num_distinct}")
     numbers = range_of(id_keys(item_ids.to_pylist()), len(collection.shards))
-    num_strangers = int((numbers != shard.number).sum())
-    if num_strangers:
-        raise DamagedError(f"items of {where}: expected ids of this shard alone, got {num_strangers} of others")
+    num_foreign = int((numbers != shard.number).sum())
+    if num_foreign:
+        raise DamagedError(f"items of {where}: expected only ids of this shard, got {num_foreign} of others")
     read_metadata(fetch, shard, where)
 
 

@@ -1,1 +1,1 @@
-"""Opens a release and answers queries. What serves it to many belongs in serving/."""
+"""Opens a release and answers queries. What a long-running server needs beyond that belongs in serving/."""

@@ -21,7 +21,7 @@ OPEN_FILES = Path("/proc/self/fd")
 
 @dataclass(frozen=True)
 class HeldEncoder:
-    """Its files stay readable through `files` when the cache and the store have deleted them."""
+    """Its files stay readable through `files` even after the cache and the store have deleted them."""
 
     entry: EncoderEntry
     device: str
@@ -31,7 +31,7 @@ class HeldEncoder:
     def load(self) -> "Encoder":
         """In the number format that the release was validated in, where that is known.
 
-        Raises ConfigError where this installation cannot encode text, or `device` is not there.
+        Raises ConfigError where this installation cannot encode text, or this machine has no such `device`.
         """
         entry = self.entry
         with tempfile.TemporaryDirectory(prefix="encoder-") as folder:
@@ -58,5 +58,5 @@ def hold_encoder(fetch: Fetch, entry: EncoderEntry, device: str = "auto") -> Hel
 
 
 def load_release_encoder(store: Store, cache: BlobCache, entry: EncoderEntry) -> "Encoder":
-    """The encoder of a release, at once."""
+    """The encoder of a release, loaded immediately."""
     return retry_vanished(lambda: hold_encoder(partial(cache.fetch, store), entry)).load()

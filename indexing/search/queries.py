@@ -1,4 +1,4 @@
-"""Queries before they are searched for: checked, encoded, put into an order that searches fast."""
+"""Queries before the search: checked, and put into an order that is fast to search."""
 
 import difflib
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from indexing.errors import ConfigError
 
 MAX_QUERY_CHARACTERS = 10_000
 MAX_PIVOTS = 128
-LIKE_QUERIES = 16
+MIN_QUERIES_PER_PIVOT = 16
 
 
 def check_texts(texts: Sequence[str]) -> None:
@@ -43,17 +43,18 @@ def check_vectors(vectors: np.ndarray, dim: int) -> np.ndarray:
     return unit
 
 
-def order_by_likeness(vectors: np.ndarray) -> np.ndarray:
-    """An order of the queries, int64 (num_queries,), in which like ones follow each other.
+def order_by_similarity(vectors: np.ndarray) -> np.ndarray:
+    """An order of the queries, int64 (num_queries,), in which similar ones follow each other.
 
-    They walk through the same part of a graph, which then is in the processor's cache: 1.1 to 1.3 times the queries/s
-    (2,000 queries, 100,000 × 384 vectors in 1 to 4 shards) for one product with a few of the queries.
+    They traverse the same part of a graph, which is then in the processor's cache: 1.1 to 1.3 times the queries/s
+    (2,000 queries, 100,000 × 384 vectors in 1 to 4 shards) at the cost of one product with a few of the queries.
     """
-    step = max(LIKE_QUERIES, -(-len(vectors) // MAX_PIVOTS))
+    step = max(MIN_QUERIES_PER_PIVOT, -(-len(vectors) // MAX_PIVOTS))
     return np.argsort((vectors @ vectors[::step].T).argmax(axis=1), kind="stable")
 
 
-def _choose(names: Sequence[str] | None, known: list[str]) -> set[str]:
+def choose_collections(names: Sequence[str] | None, known: list[str]) -> set[str]:
+    """The named ones of the `known` collections, all for None. Raises ConfigError for an unknown name, or no name."""
     if isinstance(names, str) or (names is not None and not names):
         raise ConfigError(f"collections: expected a list of names, got {names!r}")
     for name in names or ():

@@ -17,7 +17,7 @@ from indexing.errors import ConfigError
 from indexing.release.manifest import Release
 from indexing.release.shard import LoadedShard
 from indexing.search.held_encoder import HeldEncoder
-from indexing.search.queries import _choose, check_texts, check_vectors, order_by_likeness
+from indexing.search.queries import check_texts, check_vectors, choose_collections, order_by_similarity
 from indexing.search.values import row_values
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ class Hit:
     metadata: dict[str, Any]
     """The columns to display: title, creators …
 
-    A value that Python has no type for, such as the date `infinity`, is its text.
+    A value that Python has no type for, such as the date `infinity`, is given as text.
     """
 
 
 class OpenRelease:
-    """A release in memory. It doesn't change any more, and any number of threads may search it."""
+    """A release in memory. It never changes, and any number of threads may search it."""
 
     def __init__(
         self, release: Release, shards: list[LoadedShard], encoder: HeldEncoder | None, source: str = ""
@@ -66,12 +66,12 @@ class OpenRelease:
     ) -> "list[Hit] | Results":
         """The k best items of each query, best first; among these k, equal scores by item id.
 
-        Where more items share the k-th score than there is room for, which of them are found is up to the graph, and
+        Where more items share the k-th score than there is room for, which of them are found depends on the graph, and
         may differ in the next release.
 
-        `queries`: one text (a list of hits comes back), or a list of texts, or float (num_queries, dim) vectors
-        (normalised here), answered together on all cores. Raises ConfigError for queries that can't be answered:
-        blank or too long, zero or NaN vectors, a wrong dim, more than the searched collections hold.
+        `queries`: one text (returns a list of hits), or a list of texts, or float (num_queries, dim) vectors
+        (normalised here), searched together on all cores. Raises ConfigError for queries that can't be searched for:
+        blank or too long texts, zero or NaN vectors, a wrong dim; and for a k above the number of searched items.
         """
         shards = self._searched_shards(collections)
         num_items = sum(self.shards[number].num_items for number in shards)
@@ -84,7 +84,7 @@ class OpenRelease:
         return self._search_vectors(self._encode(queries), k, shards)
 
     def _search_vectors(self, vectors: np.ndarray, k: int, shards: list[int]) -> "Results":
-        turn = order_by_likeness(vectors)
+        turn = order_by_similarity(vectors)
         found = []
         for number in shards:
             shard = self.shards[number]
@@ -107,7 +107,7 @@ class OpenRelease:
 
     def _searched_shards(self, collections: str | Sequence[str] | None) -> list[int]:
         names = [collections] if isinstance(collections, str) else collections
-        wanted = _choose(names, list(dict.fromkeys(shard.collection for shard in self.shards)))
+        wanted = choose_collections(names, list(dict.fromkeys(shard.collection for shard in self.shards)))
         return [number for number, shard in enumerate(self.shards) if shard.collection in wanted]
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -122,7 +122,7 @@ class OpenRelease:
             raise ConfigError(f"{self._source}: release {self.release.number} has no encoder: pass vectors, not text")
         if self._held_encoder is None:
             require_text()
-            raise ConfigError(f"{self._source}: release {self.release.number} was opened where text cannot be encoded")
+            raise ConfigError(f"{self._source}: release {self.release.number} was opened before text could be encoded")
         return self._held_encoder.load()
 
 

@@ -1,4 +1,4 @@
-"""Values of a row for people and JSON: whatever Arrow can hold, a hit can be made of it."""
+"""Values of a row for people and JSON: whatever Arrow can hold, a hit can show."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ UNREPRESENTABLE = (ArithmeticError, ValueError, TypeError, KeyError, NotImplemen
 
 
 def row_values(table: pa.Table, row: int) -> dict[str, Any]:
-    """The row's values by column; of columns of one name the last."""
+    """The row's values by column; of columns with the same name, the last one."""
     return {name: plain_value(column[row]) for name, column in zip(table.column_names, table.columns, strict=True)}
 
 
 def plain_value(scalar: pa.Scalar) -> Any:
-    """`scalar.as_py()` where that can be, else the same with each value that Python cannot hold as its text."""
+    """`scalar.as_py()` where that works, else the same with text for each value that Python cannot represent."""
     try:
         return scalar.as_py()
     except UNREPRESENTABLE:

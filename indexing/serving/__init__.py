@@ -1,1 +1,1 @@
-"""A release that follows its store, for a process that stays up. Single answers belong in search/."""
+"""A release that follows its store, for a long-running process. Single searches belong in search/."""

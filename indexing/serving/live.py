@@ -1,4 +1,4 @@
-"""A release that follows its store: serves one, and flips to a newer one once that passes every check."""
+"""A release that follows its store: serves one, and switches to a newer one once that passes every check."""
 
 import logging
 import threading
@@ -9,7 +9,7 @@ import numpy as np
 
 from indexing.dense.params import K
 from indexing.errors import DamagedError
-from indexing.release.commit import newest_sound, release_numbers
+from indexing.release.commit import newest_valid_release, release_numbers
 from indexing.release.signing import load_trusted_keys
 from indexing.search.open import open_release
 from indexing.search.queries import check_texts
@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 class LiveRelease:
     """`search` answers from the release that is loaded; `refresh`, called from time to time, follows the store.
 
-    Any number of threads may search while one refreshes: a search that has begun ends on the release it began on. While
-    a refresh loads, both releases are in memory. `options` are those of `open_release` but for `number`; `canaries` are
-    texts that a new release must answer before it is served.
+    Any number of threads may search while one refreshes: a search ends on the release it began on. While a refresh
+    loads, both releases are in memory. `options` are those of `open_release` except `number`; `canaries` are texts that
+    a new release must answer before it is served.
     """
 
     def __init__(self, url: str, *, canaries: Sequence[str] = (), **options: Any) -> None:
@@ -41,7 +41,7 @@ class LiveRelease:
 
     @property
     def release(self) -> "Release":
-        """What is served now."""
+        """The release that is served now."""
         return self._current.release
 
     def search(self, queries: Any, k: int = 10, collections: str | Sequence[str] | None = None) -> Any:
@@ -51,19 +51,19 @@ class LiveRelease:
     def refresh(self) -> bool:
         """Serves the store's current release from now on; False when that is served already.
 
-        The new one is loaded next to the old one, every digest checked, the canaries run; then one assignment flips,
-        and the old one's memory is freed with its last search. Where the newest is damaged or no trusted key has signed
-        it, a sound one between the two is taken. Raises what `open_release` raises, for the newest release where none
-        that is newer is sound, and DamagedError when a canary fails: the old release keeps serving then.
+        The new one is loaded next to the old one, every digest is checked, and the canaries run. Then one assignment
+        switches, and the old one's memory is freed with its last search. Where the newest is damaged or no trusted key
+        has signed it, the newest valid one between the two is served. Raises what `open_release` raises for the newest
+        release where no newer one is valid, and DamagedError when a canary fails: the old release keeps serving then.
         """
         with self._refreshing:
             store, before = open_store(self._url, self._options.get("s3")), self.release.number
             newest = release_numbers(store)[-1:]
             if not newest or newest[0] <= before:
                 return False
-            opened = self._open(newest_sound(store, self._keys, after=before).number)
+            opened = self._open(newest_valid_release(store, self._keys, after=before).number)
             self._current = opened
-        logger.info("%s: release %d is served, it was %d", self._url, opened.release.number, before)
+        logger.info("%s: serving release %d, previously %d", self._url, opened.release.number, before)
         return True
 
     def _open(self, number: int | None) -> OpenRelease:

@@ -1,4 +1,4 @@
-"""What nightcrate asks of object storage: a handful of operations that S3 and a folder can both keep."""
+"""What nightcrate needs of object storage: a handful of operations that both S3 and a folder can provide."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_KEY_BYTES = 1024
 """S3's own limit on a key."""
 
 READ_BUFFER_BYTES = 4 << 20
-"""What one request of `Store.open` asks for at least: small enough to waste little, large enough to hide latency."""
+"""Minimum size of a request of `Store.open`: small enough to waste little, large enough to hide latency."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,8 @@ class Store(ABC):
     """Objects named by relative keys such as `releases/1.json`. Instances can be pickled and shared by threads.
 
     Every write is atomic: a reader sees the old object, the new one or none, never a part. Every method raises
-    StoreUnavailable when the storage is out of reach, refuses access or is full, and DataError for a key that is
-    empty, absolute or climbs out of the store.
+    StoreUnavailable when the storage is unavailable, refuses access or is full, and DataError for a key that is
+    empty, absolute or points outside the store.
     """
 
     url: str
@@ -92,11 +92,11 @@ class Store(ABC):
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
-        """Store `data`, replacing what was there."""
+        """Store `data`, replacing any existing object."""
 
     @abstractmethod
     def upload(self, key: str, path: Path, sha256: str) -> bool:
-        """Stream the file at `path`, whose hex SHA-256 the caller knows, replacing what was there.
+        """Stream the file at `path`, whose hex SHA-256 the caller knows, replacing any existing object.
 
         True when the store itself has checked SHA-256 over every byte; False when the caller must read back to
         know. Raises DamagedError, storing nothing, when the file or what arrived has another digest.
@@ -104,11 +104,11 @@ class Store(ABC):
 
     @abstractmethod
     def create(self, key: str, data: bytes) -> bool:
-        """Store `data` only if the key is absent; of any number of callers at once, one gets True.
+        """Store `data` only if the key is absent; of any number of concurrent callers, one gets True.
 
         An answer that was lost or is in doubt is settled by reading back: the caller's own bytes mean True, so
         `data` should name its writer wherever two writers could otherwise send the same bytes. Raises
-        StoreUnavailable when it cannot be told.
+        StoreUnavailable when the outcome cannot be determined.
         """
 
     @abstractmethod
@@ -135,7 +135,7 @@ class Store(ABC):
         return ()
 
     def abort_upload(self, upload: PendingUpload) -> None:
-        """Throw away a pending upload; one that has finished or gone is fine."""
+        """Discard a pending upload; one that is finished or already discarded is fine."""
         raise NotImplementedError(f"{type(self).__name__} lists no pending uploads")
 
     def describe(self, key: str) -> str:
@@ -161,7 +161,7 @@ def check_prefix(prefix: str) -> str:
 
 
 def _is_inside(key: str) -> bool:
-    """No part that is empty or climbs, nothing unprintable, and not the local store's folder of temporary files."""
+    """No empty, `.` or `..` part, nothing unprintable, and not the local store's folder of temporary files."""
     parts = key.split("/")
     return key.isprintable() and "\\" not in key and not {"", ".", ".."}.intersection(parts) and parts[0] != ".tmp"
 
@@ -175,9 +175,9 @@ def no_conditional_put(url: str, found: str) -> StoreUnavailable:
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to fill that takes the place of `path` at the end, or is gone if the block raises.
+    """A file to fill that replaces `path` at the end, or is deleted if the block raises.
 
-    Raises StoreUnavailable for what writing a file of this machine raises: a full disk, no permission.
+    Raises StoreUnavailable where the file cannot be written: a full disk, no permission.
     """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:

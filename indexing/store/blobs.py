@@ -30,7 +30,7 @@ class Blob:
 
 
 Fetch = Callable[[Blob], Path]
-"""From a blob to a file of this machine whose digest has been checked."""
+"""From a blob to a local file whose digest has been checked."""
 
 
 def blob_key(sha256: str) -> str:
@@ -53,7 +53,7 @@ def hash_object(store: Store, key: str) -> str:
 
 
 def hash_stream(stream: BinaryIO) -> str:
-    """The sha256 of what is left to read."""
+    """The sha256 of the rest of the stream."""
     digest = hashlib.sha256()
     while chunk := stream.read(READ_BYTES):
         digest.update(chunk)

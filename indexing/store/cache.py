@@ -36,14 +36,14 @@ class BlobCache:
         Raises DamagedError where the store lacks the blob or holds other bytes under its name.
         """
         path = self.folder / blob.sha256[:2] / blob.sha256
-        if not self._is_sound(path, blob):
+        if not self._is_valid(path, blob):
             self._download(store, blob, path)
-        with suppress(OSError):  # a folder that others own can be read, only not stamped
+        with suppress(OSError):  # files of another owner can be read, but not touched
             os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         return path
 
     def trim(self, max_bytes: int) -> None:
-        """Removes the copies fetched longest ago until at most `max_bytes` are left, and what killed downloads left.
+        """Removes the copies fetched longest ago until at most `max_bytes` remain, and files of killed downloads.
 
         Those of the last `GRACE_S` seconds stay whatever their size: some process may be about to load them.
         """
@@ -61,7 +61,7 @@ class BlobCache:
                 status = path.stat()
                 yield status.st_atime, status.st_size, path
 
-    def _is_sound(self, path: Path, blob: Blob) -> bool:
+    def _is_valid(self, path: Path, blob: Blob) -> bool:
         try:
             state = _file_state(path)
             if self._verified.get(blob.sha256) == state:
@@ -89,13 +89,13 @@ class BlobCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreUnavailable(f"expected a cache folder that can be written, got {folder}: {error}") from error
+            raise StoreUnavailable(f"expected a writable cache folder, got {folder}: {error}") from error
 
 
 def retry_vanished(load: Callable[[], T]) -> T:
-    """What `load` returns, which fetches files and opens them; again where one was deleted in between.
+    """What `load` returns, which fetches files and opens them; repeated where one was deleted in between.
 
-    Another process may trim the same cache. Raises StoreUnavailable where that happens again and again.
+    Another process may trim the same cache. Raises StoreUnavailable where that happens `MAX_TRIES` times.
     """
     for _ in range(MAX_TRIES):
         try:
@@ -103,8 +103,8 @@ def retry_vanished(load: Callable[[], T]) -> T:
         except FileNotFoundError as error:
             vanished = error
     raise StoreUnavailable(
-        f"expected files of the cache to stay for a moment, got {vanished.filename} deleted {MAX_TRIES} times; stop "
-        "what deletes them, or name another cache folder"
+        f"expected cached files to last until they are opened, got {vanished.filename} deleted {MAX_TRIES} times; stop "
+        "what deletes them, or use another cache folder"
     ) from vanished
 
 
@@ -116,7 +116,7 @@ def default_cache_folder() -> Path:
 
 
 def download_verified(store: Store, blob: Blob, path: Path) -> None:
-    """Downloads a blob to `path` and hashes what the disk now holds. DamagedError unless size and digest are right."""
+    """Downloads a blob to `path` and hashes what is on the disk. DamagedError unless size and digest are right."""
     key = blob_key(blob.sha256)
     info = store.head(key)
     if info is None:
@@ -127,7 +127,7 @@ def download_verified(store: Store, blob: Blob, path: Path) -> None:
     try:
         store.download(key, path)
     except ObjectNotFound as error:
-        raise DamagedError(f"expected blob {store.describe(key)}, it vanished while being read") from error
+        raise DamagedError(f"expected blob {store.describe(key)}, it was deleted while being read") from error
     sha256 = hash_file(path)
     if sha256 != blob.sha256:
         raise DamagedError(f"expected blob {store.describe(key)} as its name says, got bytes of sha256 {sha256}")

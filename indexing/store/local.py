@@ -1,4 +1,4 @@
-"""A store in a folder: whole files appear by rename or link, from a folder of temporary files beside them."""
+"""A store in a folder: whole files appear by rename or link, from a folder of temporary files next to them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ COPY_BYTES = 1 << 20
 TEMP_FOLDER = ".tmp"
 _TEMP_NAME = re.compile(r".+\.[0-9a-f]{32}")
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-"""What opening raises where there is no such object, a folder of objects, or an object in the way to it."""
+"""What opening raises where there is no such object, a folder of objects, or an object in place of its folder."""
 
 
 class LocalStore(Store):
-    """Objects as files under `root`, which is made by the first write. Needs a file system with hard links.
+    """Objects as files under `root`, which the first write creates. Needs a file system with hard links.
 
-    `root` may be a symbolic link. Below it, a link to a folder is no part of the store: writing and deleting through
+    `root` may be a symbolic link. Below it, a link to a folder is not part of the store: writing and deleting through
     one, and listing a folder that has one, raise DataError. A link to a file reads as that file; deleting it deletes
     the link.
     """
@@ -139,7 +139,7 @@ class LocalStore(Store):
                 temp.unlink()
 
     def list_uploads(self, prefix: str = "") -> tuple[PendingUpload, ...]:
-        """Temporary files: those of running writes, and those that a killed process left."""
+        """Temporary files: those of running writes, and those that a killed process left behind."""
         uploads = []
         check_prefix(prefix)
         with self._errors(TEMP_FOLDER):
@@ -160,7 +160,7 @@ class LocalStore(Store):
         return self._root / check_key(key)
 
     def _temp_path(self, key: str) -> Path:
-        """A new name in the folder of temporary files that tells the key (its first 150 characters)."""
+        """A new name in the folder of temporary files that contains the key (its first 150 characters)."""
         self._refuse_links(TEMP_FOLDER)
         folder = self._root / TEMP_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ class LocalStore(Store):
 
     @contextmanager
     def _writing(self, key: str) -> Iterator[tuple[Path, BinaryIO]]:
-        """A temporary file to fill and move to its place, gone afterwards whatever happens."""
+        """A temporary file to fill and move into place; it is deleted afterwards in any case."""
         path = self._path(key)
         with self._errors(key):
             self._make_folder(key)

@@ -1,4 +1,4 @@
-"""Large objects in parts, several at once; each part that goes up has a SHA-256 that the store can check."""
+"""Large objects in parts, several at a time; each uploaded part has a SHA-256 that the store can check."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def upload_in_parts(call: Call, path: Path, sha256: str, *, part_bytes: int, num
             raise DamagedError(f"expected sha256 {sha256} of {path}, got {found}")
         return _complete(call, upload_id, parts)
     except ObjectNotFound as error:
-        raise StoreUnavailable(f"the unfinished upload of {path} was aborted from elsewhere: run again") from error
-    except BaseException:  # an interrupt too: parts without an end cost space until someone finds them
+        raise StoreUnavailable(f"the unfinished upload of {path} was aborted by another process: run again") from error
+    except BaseException:  # an interrupt too: parts of an unfinished upload cost space until they are found
         _abort(call, path, upload_id)
         raise
 
@@ -66,7 +66,7 @@ def download_in_parts(
 def _send_parts(
     call: Call, path: Path, upload_id: str, part_bytes: int, num_threads: int
 ) -> tuple[list[dict[str, Any]], str]:
-    """Send every part, `num_threads` at once; gives what S3 wants to hear of them, and the file's hex SHA-256."""
+    """Send every part, `num_threads` at a time; returns what S3 needs to complete them, and the file's hex SHA-256."""
     digest, parts = hashlib.sha256(), []
     pending: deque[Future[dict[str, Any]]] = deque()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="upload") as pool:
@@ -86,7 +86,7 @@ def _send_part(call: Call, upload_id: str, number: int, data: bytes) -> dict[str
     checksum = base64_sha256(data)
     answer = call("upload_part", UploadId=upload_id, PartNumber=number, Body=data, ChecksumSHA256=checksum)
     part = {"PartNumber": number, "ETag": answer["ETag"]}
-    # A store that knows no SHA-256 (Ceph RGW 16) returns none, and need not be told of it at the end.
+    # A store without SHA-256 (Ceph RGW 16) returns none, and expects none at the end.
     return {**part, "ChecksumSHA256": checksum} if answer.get("ChecksumSHA256") == checksum else part
 
 
@@ -94,7 +94,7 @@ def _complete(call: Call, upload_id: str, parts: list[dict[str, Any]]) -> bool:
     try:
         answer = call("complete_multipart_upload", UploadId=upload_id, MultipartUpload={"Parts": parts})
     except ObjectNotFound:
-        # The upload is gone: by our own completion, whose answer was lost, if the object has its checksum.
+        # The upload no longer exists: if the object has its checksum, we completed it and only the answer was lost.
         answer = call("head_object", ChecksumMode="ENABLED")
         if not _has_checksum_of(answer, parts):
             raise

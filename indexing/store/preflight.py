@@ -1,4 +1,4 @@
-"""Does this store keep the one promise that publishing stands on: of many writers of a new key, exactly one wins?
+"""Does this store keep the one promise that publishing relies on: of many writers of a new key, exactly one wins?
 
 Stores that accept the condition and ignore it exist (rclone's S3 server, JuiceFS' gateway: 50 winners of 50).
 """
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def preflight(store: Store) -> None:
-    """Race some creates on a scratch key, which goes afterwards. Raises StoreUnavailable naming what is missing."""
+    """Race several creates of a scratch key, then delete it. Raises StoreUnavailable naming what is missing."""
     key = f"{PREFIX}{uuid.uuid4().hex}"
     try:
         bodies = [f"{key} {number}".encode() for number in range(NUM_WRITERS)]
@@ -35,7 +35,7 @@ def preflight(store: Store) -> None:
 
 
 def _race(store: Store, key: str, bodies: list[bytes]) -> list[bytes]:
-    """All writers at once; gives the bodies whose writers were told that they won."""
+    """All writers at the same time; returns the bodies whose writers were told that they won."""
     start = threading.Barrier(len(bodies))
 
     def write(body: bytes) -> bool:
@@ -50,5 +50,5 @@ def _race(store: Store, key: str, bodies: list[bytes]) -> list[bytes]:
 def _clean(store: Store, key: str) -> None:
     try:
         store.delete(key)
-    except StoreUnavailable as error:  # a publisher need not be allowed to delete; the race has told what it told
+    except StoreUnavailable as error:  # a publisher need not be allowed to delete, and the result is known
         logger.warning("left the scratch object %s: %s", store.describe(key), error)

@@ -32,7 +32,7 @@ from indexing.store.s3_client import check_endpoint, make_client, parse_url
 from indexing.store.s3_errors import error_status, in_doubt, s3_errors, worth_retrying
 
 MULTIPART_BYTES = 64 << 20
-"""Files from this size on go up in parts."""
+"""Files of this size or larger are uploaded in parts."""
 PART_BYTES = 16 << 20
 NUM_TRANSFERS = 4
 """Parts in flight at once, up or down: 64 MiB of memory."""
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 class S3Store(Store):
-    """Objects under `s3://bucket/prefix`. The client is made on first use and does not travel in pickles."""
+    """Objects under `s3://bucket/prefix`. The client is made on first use and is not pickled."""
 
     def __init__(
         self,
@@ -225,7 +225,7 @@ class S3Store(Store):
             return None
 
     def _check_bucket(self) -> None:
-        """A HEAD answers a bare 404 for a missing key and a missing bucket alike: ask for the bucket, once."""
+        """A HEAD answers a bare 404 for a missing key and a missing bucket alike: check the bucket, once."""
         if not self._bucket_seen:
             self._call("head_bucket")
             self._bucket_seen = True

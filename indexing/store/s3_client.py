@@ -56,13 +56,13 @@ def make_client(url: str, settings: S3Settings) -> Any:
                 return client
             # Other servers rarely have a host name for each bucket.
             return _new_client(session, settings, {"addressing_style": "path"})
-        except ValueError as error:  # botocore's word for an endpoint that is no URL
+        except ValueError as error:  # what botocore raises for an endpoint that is not a URL
             raise ConfigError(f"expected http(s)://host[:port] as the S3 endpoint for {url}") from error
 
 
 @cache
 def _models() -> Loader:
-    """S3's API description, parsed once a process: most of the 0.25 s that a client takes otherwise."""
+    """S3's API description, parsed once per process: most of the 0.25 s that a client takes otherwise."""
     return botocore.session.get_session().get_component("data_loader")
 
 

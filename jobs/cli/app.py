@@ -1,4 +1,4 @@
-"""The table of commands, and the options that hold for all of them."""
+"""The table of commands, and the options that apply to all of them."""
 
 import importlib.metadata
 import platform
@@ -70,7 +70,7 @@ def make_app() -> Commands:
         cls=Commands,
         help="A music and podcast catalogue in, a searchable release in object storage out.",
         epilog=f"{EXIT_CODES}\n\nExamples: {PROGRAM} COMMAND --help",
-        callback=options_of_all,
+        callback=common_options,
         invoke_without_command=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -122,7 +122,7 @@ def set_log_format(context: typer.Context, name: str | None) -> None:
         output_of(context).log_format = name
 
 
-def options_of_all(
+def common_options(
     context: typer.Context,
     version: Annotated[
         bool,

@@ -1,4 +1,4 @@
-"""The commands that make a release: nightly, its stages and plan. Ray loads inside them: the help must come at once."""
+"""The commands that make a release: nightly, its stages and plan. Ray loads inside them, so the help is quick."""
 
 import dataclasses
 import importlib.util
@@ -28,7 +28,7 @@ def plan(context: typer.Context, config: ConfigFile, overrides: Overrides = None
 
 
 def encode(context: typer.Context, config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Check the catalogue and encode what has no vector yet."""
+    """Check the catalogue and encode the texts that have no vector yet."""
     run(output_of(context), load_config(config, overrides or ()), "encode", frozenset({"prepare", "encode"}), dry_run)
 
 
@@ -43,7 +43,7 @@ def validate(context: typer.Context, config: ConfigFile, overrides: Overrides = 
 
 
 def publish(context: typer.Context, config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Upload what has passed validate, and commit it as the next release."""
+    """Upload the validated shards and commit them as the next release."""
     run(output_of(context), load_config(config, overrides or ()), "publish", frozenset({"publish"}), dry_run)
 
 

@@ -93,7 +93,7 @@ def _usage(argument: TyperArgument) -> str:
 
 
 def _write_lines(text: str | None, formatter: Any) -> None:
-    """As they are: an example that is wrapped cannot be pasted."""
+    """Without wrapping: a wrapped example cannot be pasted."""
     formatter.write(f"\n{text}\n" if text else "")
 
 

@@ -1,4 +1,4 @@
-"""The commands that train and measure encoders. Ray and torch load inside them: the help must come at once."""
+"""The commands that train and measure encoders. Ray and torch load inside them, so the help is quick."""
 
 import importlib.util
 from pathlib import Path
@@ -25,7 +25,7 @@ Out = Annotated[str | None, typer.Option("--out", metavar="JSON", help="Also wri
 def train(context: typer.Context, config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Fine-tune the encoder on search logs.
 
-    It is accepted where it is better on queries that training has not seen.
+    It is accepted if it is better on queries that training has not seen.
     """
     require_training()
     from jobs.report.evaluation import print_evaluation
@@ -82,7 +82,7 @@ def write_report(path: Path, report: bytes) -> None:
 
 
 def require_training() -> None:
-    """Raises ConfigError where what measures and draws is not installed."""
+    """Raises ConfigError where the packages that measure and plot are not installed."""
     require_ray()
     for module in ("bm25s", "ir_measures", "matplotlib"):
         if importlib.util.find_spec(module) is None:

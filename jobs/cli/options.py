@@ -7,7 +7,7 @@ import typer
 
 
 def whole_number(text: str) -> int:
-    """Raises BadParameter in the words of our other errors."""
+    """Raises BadParameter with a text like those of our other errors."""
     try:
         return int(text)
     except ValueError:
@@ -43,7 +43,7 @@ TrustedKeys = Annotated[
     typer.Option(
         "--trusted-key",
         metavar="PEM",
-        help="Refuse a release that this Ed25519 public key did not sign; may be repeated.",
+        help="Refuse a release that is not signed by this Ed25519 public key; may be repeated.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]

@@ -1,4 +1,4 @@
-"""How a command speaks: the result on standard output; progress, log lines and errors on standard error."""
+"""What a command prints: the result on standard output; progress, log lines and errors on standard error."""
 
 import datetime
 import io
@@ -71,7 +71,7 @@ def output_of(context: typer.Context) -> Output:
 
 
 def print_json(record: Any) -> None:
-    """One document; what JSON has no type for, such as a date in the metadata of an item, becomes its text."""
+    """One document; a value that JSON has no type for, such as a date in the metadata of an item, becomes text."""
     print(json.dumps(record, indent=1, default=str))
 
 
@@ -105,8 +105,8 @@ def json_line(level: str, name: str, message: str, created: float | None = None,
     )
 
 
-def replace_what_cannot_be_encoded() -> None:
-    """A title in Cyrillic is printed to an ASCII terminal as escapes, instead of ending the command."""
+def escape_unencodable() -> None:
+    """A title in Cyrillic is printed to an ASCII terminal as escapes, instead of failing the command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

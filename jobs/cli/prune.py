@@ -20,15 +20,15 @@ RetentionFile = Annotated[
 ]
 KeepLast = Annotated[
     int | None,
-    typer.Option("--keep-last", metavar="K", parser=whole_number, help="Releases that are kept, 7 by default."),
+    typer.Option("--keep-last", metavar="K", parser=whole_number, help="Newest releases to keep, 7 by default."),
 ]
 MinAge = Annotated[
     str | None,
     typer.Option(
-        "--min-age", metavar="AGE", help="Younger blobs and releases stay; 24h by default, at least 1h (s, m, h or d)."
+        "--min-age", metavar="AGE", help="Keep younger blobs and releases; 24h by default, at least 1h (s, m, h or d)."
     ),
 ]
-Apply = Annotated[bool, typer.Option("--apply", help="Delete.")]
+Apply = Annotated[bool, typer.Option("--apply", help="Delete them.")]
 
 
 def prune(
@@ -39,9 +39,9 @@ def prune(
     apply: Apply = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete blobs that no kept release lists; shows what would be deleted unless --apply.
+    """Delete blobs that no kept release lists; without --apply, only show them.
 
-    Release files always stay. Holds the lease while it deletes, so that no run publishes meanwhile.
+    Release files are always kept. Holds the lease while it deletes, so that no run publishes meanwhile.
     """
     retention = load_config(config).retention if config else RetentionConfig()
     if min_age is not None:
@@ -60,7 +60,7 @@ def prune(
     if as_json:
         return print_json({**plan_record(plan), "is_applied": apply, "num_deleted": num_deleted})
     if apply:
-        print(f"deleted {num_deleted} blobs and aborted {len(plan.orphans)} unfinished uploads")
+        print(f"deleted {num_deleted} blobs and aborted {len(plan.to_abort)} unfinished uploads")
     else:
         print("nothing was deleted; --apply deletes")
 
@@ -69,8 +69,8 @@ def print_plan(plan: PrunePlan) -> None:
     for number, reason in plan.protected.items():
         print(f"release {number} keeps its blobs: {reason}")
     print(f"{plan.num_kept} blobs are listed by these; {plan.num_young} others are too young to delete")
-    print(f"to delete: {len(plan.doomed)} blobs, {plan.doomed_bytes / 1e6:,.1f} MB")
-    print(f"to abort: {len(plan.orphans)} unfinished uploads")
+    print(f"to delete: {len(plan.to_delete)} blobs, {plan.to_delete_bytes / 1e6:,.1f} MB")
+    print(f"to abort: {len(plan.to_abort)} unfinished uploads")
 
 
 def plan_record(plan: PrunePlan) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def plan_record(plan: PrunePlan) -> dict[str, Any]:
         "protected": {str(number): reason for number, reason in plan.protected.items()},
         "num_kept": plan.num_kept,
         "num_young": plan.num_young,
-        "to_delete": [{"key": info.key, "size_bytes": info.size_bytes} for info in plan.doomed],
-        "to_delete_bytes": plan.doomed_bytes,
-        "to_abort": [upload.key for upload in plan.orphans],
+        "to_delete": [{"key": info.key, "size_bytes": info.size_bytes} for info in plan.to_delete],
+        "to_delete_bytes": plan.to_delete_bytes,
+        "to_abort": [upload.key for upload in plan.to_abort],
     }

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from indexing.search.results import Hit
 
 Query = Annotated[str | None, typer.Argument(metavar="QUERY", help="Such as 'rainy sunday piano'.")]
-HitsOfQuery = Annotated[int, typer.Option("-k", metavar="N", parser=whole_number, help="Hits of a query.")]
+HitsOfQuery = Annotated[int, typer.Option("-k", metavar="N", parser=whole_number, help="Hits per query.")]
 Collections = Annotated[
-    list[str] | None, typer.Option("--collection", metavar="NAME", help="Search only this one; may be repeated.")
+    list[str] | None, typer.Option("--collection", metavar="NAME", help="Search only this collection; may be repeated.")
 ]
 Queries = Annotated[
     str | None,
@@ -40,7 +40,7 @@ def search(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search a release, in words or with a file of queries."""
+    """Search a release for a text, or for each query of a file."""
     from indexing import open_release
 
     if (query is None) == (queries is None) or (queries is None) != (out is None):
@@ -77,7 +77,7 @@ def hit_records(hits: "list[Hit]") -> list[dict[str, object]]:
 
 
 def json_value(value: object) -> object:
-    """NaN and infinities as null, which JSON has no other value for; what else it has no type for becomes its text."""
+    """NaN and infinities as null, for lack of another value in JSON; anything else it has no type for becomes text."""
     if isinstance(value, dict):
         return {str(key): json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -36,7 +36,7 @@ SignedBy = Annotated[
     typer.Option(
         "--trusted-key",
         metavar="PEM",
-        help="With --signing-key: an older public key, which may have signed the old release.",
+        help="With --signing-key: an older public key that may have signed the old release.",
     ),
 ]
 
@@ -112,7 +112,7 @@ def verify(
     trusted_key: TrustedKeys = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read every byte of a release again, check every digest, load every shard."""
+    """Read every byte of a release back, check every digest, load every shard."""
     from indexing.release.verify import verify_release
 
     opened = open_store(store)
@@ -122,7 +122,7 @@ def verify(
     if as_json:
         return print_json({"release": found.number, **asdict(report)})
     print(
-        f"release {found.number} is sound: {report.num_blobs} blobs, {report.size_bytes / 1e6:,.1f} MB, "
+        f"release {found.number} is valid: {report.num_blobs} blobs, {report.size_bytes / 1e6:,.1f} MB, "
         f"{report.num_items:,} items"
     )
 

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in one line that names the key; nothing of the libraries that found it."""
+"""What is wrong with a configuration, in one line that names the key and not the libraries that found it."""
 
 import difflib
 import json
@@ -42,9 +42,9 @@ def explain_yaml(error: Exception) -> str:
 
 
 def explain_reading(error: OmegaConfBaseException) -> str:
-    """`error`: of a file that is YAML."""
+    """`error`: of a file that is valid YAML."""
     if isinstance(error, GrammarParseError):
-        return f"{error.full_key}: expected a whole interpolation such as ${{KEY}}; a ${{ that is none is written \\${{"
+        return f"{error.full_key}: expected a complete interpolation such as ${{KEY}}; a literal ${{ is written \\${{"
     return "expected keys that are text"
 
 
@@ -65,7 +65,7 @@ def unknown_key(root: type, place: Sequence[str | int]) -> str:
     _, kind = find(root, sections)
     bare = split(kind)[0]
     known = list(fields_of(bare)) if is_section(bare) else [str(key) for key in _keys_of_mapping(bare)]
-    if not known:  # a name of the user's, which can be any text
+    if not known:  # a name that the user chooses, which can be any text
         return f"{join_key(sections)}: expected names that are text, got {show(place[-1])}"
     by_small = {key.lower(): key for key in known}
     near = difflib.get_close_matches(name.lower(), by_small, n=1)

@@ -1,4 +1,4 @@
-"""What a field of the configuration may hold: the types that its classes are made of, and each said in English."""
+"""The types that fields of the configuration may have, and how each is described in English."""
 
 import dataclasses
 import types
@@ -26,12 +26,12 @@ class PathMark:
     """A field that holds a path or a URL: in a file, a relative one is relative to that file."""
 
     or_name: bool = False
-    """Whether a name such as org/model can stand there too; it is a path where such a folder is there."""
+    """Whether a name such as org/model is allowed too; it is a path where such a folder exists."""
 
 
 def _no_bool(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError("a boolean is no number")
+        raise ValueError("a boolean is not a number")
     return value
 
 
@@ -43,7 +43,7 @@ ModelPath = Annotated[str, PathMark(or_name=True), Says("a path, URL or name")]
 
 
 def conflict(key: str, expected: str, value: object) -> PydanticCustomError:
-    """What a validator raises when `key` of its class does not go with another key."""
+    """What a validator raises when `key` of its class conflicts with another key."""
     return PydanticCustomError("conflict", "{expected}", {"key": key, "expected": expected, "value": value})
 
 
@@ -73,7 +73,7 @@ def defaults_of(kind: type) -> dict[str, Any]:
 
 
 def split(kind: Any) -> tuple[Any, list[Any], bool]:
-    """(the type itself, what `Annotated` adds to it, whether null may stand there)."""
+    """(the type itself, what `Annotated` adds to it, whether null is allowed)."""
     if get_origin(kind) is Annotated:
         inner, *added = get_args(kind)
         bare, more, nullable = split(inner)
@@ -87,7 +87,7 @@ def split(kind: Any) -> tuple[Any, list[Any], bool]:
 
 
 def describe(kind: Any, *, plural: bool = False) -> str:
-    """The values that a type takes, as an error says it: `an integer from 2 to 128`, `null or text`."""
+    """The values that a type takes, as an error describes them: `an integer from 2 to 128`, `null or text`."""
     bare, added, nullable = split(kind)
     said = [mark.text for mark in added if isinstance(mark, Says)]
     text = said[-1] if said else _describe_bare(bare, added, plural)

@@ -77,7 +77,7 @@ def _prepare(given: Any, folder: Path) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` wins; two mappings are merged key by key. OmegaConf's own merge refuses a list over a mapping unnamed."""
+    """`over` wins; two mappings are merged key by key. OmegaConf's own merge does not name a key that it refuses."""
     both = {
         key: _merge(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
         for key, value in over.items()

@@ -1,4 +1,4 @@
-"""Relative paths of a configuration, made absolute: those in a file from its folder, overrides from where one is."""
+"""Relative paths of a configuration, made absolute: from the file's folder, in overrides from the working directory."""
 
 import os
 import re

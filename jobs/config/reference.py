@@ -45,13 +45,13 @@ def schema_text() -> str:
 
 
 def with_keys(page: str) -> str:
-    """The page with all that stands between the two marks written again."""
+    """The page with everything between the two marks replaced."""
     above, _, rest = page.partition(BEGIN)
     return f"{above}{BEGIN}\n{key_tables()}\n{END}{rest.partition(END)[2]}"
 
 
 def key_tables() -> str:
-    """Markdown: one table a section, in the order of the classes."""
+    """Markdown: one table per section, in the order of the classes."""
     return "\n".join(_table(section, kind) for section, kind in sections())
 
 
@@ -68,7 +68,7 @@ def _table(section: str, kind: type) -> str:
 
 
 def sections(section: str = "", kind: type = Config) -> Iterator[tuple[str, type]]:
-    """(dotted name, class) of the top level and of every section below it; NAME stands for a name of the user's."""
+    """(dotted name, class) of the top level and of every section below it; NAME stands for a name that users choose."""
     yield section, kind
     for name, field in fields_of(kind).items():
         bare = split(field)[0]

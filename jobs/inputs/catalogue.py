@@ -18,7 +18,7 @@ from jobs.workspace.vectors import VECTOR
 
 PART_ROWS = 65_536
 SCAN_THREADS = 16
-"""Footers read at once: a request each, so that latency counts and not the processor."""
+"""Footers read at the same time: one request each, so latency counts and not the processor."""
 RESERVED = {"collection", "fingerprint", "fingerprint_key", "id_key", "reason", "text"} | {
     f"source_{name}" for name in ("file", "part", "row")
 }
@@ -100,7 +100,7 @@ def scan_file(config: Config, store: Store, info: ObjectInfo) -> FileScan:
 
 
 def source_path(config: Config) -> tuple[str, str]:
-    """(the key of the configuration that names the rows' files, their path)."""
+    """(the configuration key that names the files of the rows, their path)."""
     if config.vectors.ids:
         return "vectors.ids", config.vectors.ids
     return (
@@ -110,7 +110,7 @@ def source_path(config: Config) -> tuple[str, str]:
 
 def check_schema(config: Config, schema: pa.Schema, source: str) -> pa.Schema:
     if taken := sorted(RESERVED.intersection(schema.names)):
-        raise DataError(f"{source}: the column {taken[0]} has a name that the stages need for their own; rename it")
+        raise DataError(f"{source}: the column {taken[0]} has a name that is reserved for the stages; rename it")
     if not config.vectors.path:
         return conform_schema(schema, source)
     required = ["item_id"] if config.vectors.ids else ["item_id", VECTOR]

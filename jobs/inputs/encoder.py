@@ -8,7 +8,7 @@ from indexing.encoder import EncoderSettings, encoder_files, load_encoder, resol
 from indexing.encoder.locate import files_digest
 from indexing.errors import ConfigError, DamagedError
 from indexing.release.encoder_entry import EncoderFile
-from indexing.release.registry import digest_of_url, encoder_url, newest
+from indexing.release.registry import digest_of_url, encoder_url, newest_encoder
 from indexing.store import Store
 from indexing.store.blobs import file_blob
 from indexing.store.cache import default_cache_folder
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from indexing.encoder.encoder import Encoder
 
 FORMAT = 1
-"""Changes with how vectors are made, whatever the settings."""
+"""Raised when the way in which vectors are made changes, whatever the settings."""
 LATEST = "latest"
 
 
@@ -65,13 +65,13 @@ def read_encoder(config: Config) -> EncoderInput | None:
 
 
 def pin_encoder(config: Config, store: Store) -> Config:
-    """The configuration with `encoder.model: latest` replaced by where the newest accepted encoder lies.
+    """The configuration with `encoder.model: latest` replaced by the address of the newest accepted encoder.
 
-    Done once a run, so that all its stages and workers use the same one. Raises ConfigError where there is none.
+    Done once per run, so that all its stages and workers use the same one. Raises ConfigError where there is none.
     """
     if config.encoder.model != LATEST:
         return config
-    entry = newest(store)
+    entry = newest_encoder(store)
     if entry is None:
         raise ConfigError(
             f"encoder.model: latest, but {config.store} has no accepted encoder: run train first, or name a model"

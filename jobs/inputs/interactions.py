@@ -1,4 +1,4 @@
-"""The interactions contract: what a search log has to hold before pairs are made of it."""
+"""The interactions contract: what a search log must contain before pairs are made from it."""
 
 from dataclasses import dataclass
 
@@ -52,7 +52,7 @@ def read_interactions(path: str, s3: S3Settings | None, setting: str) -> Log:
     """All rows of a Parquet file or of a folder of them, as INTERACTIONS; a missing weight column reads as 1.
 
     Raises ConfigError when there is no file (`setting` names the key of the configuration), DataError on a missing
-    column, a type that does not convert, a row without query or query_group, a weight that is none, or no rows.
+    column, a type that does not convert, a row without query or query_group, an invalid weight, or no rows.
     """
     store, files = list_parquet(path, s3, setting)
     table = pa.concat_tables([_read_file(store, info) for info in files])
@@ -107,7 +107,7 @@ def _cast(column: pa.ChunkedArray, expected: pa.DataType) -> pa.ChunkedArray:
 
 
 def check_rows(table: pa.Table, source: str) -> None:
-    """Raises DataError naming `source`, the number of rows that break the contract and the first one's, from 0."""
+    """Raises DataError naming `source`, how many rows are invalid, and the number, from 0, of the first one."""
     try:
         table.validate(full=True)
     except pa.ArrowInvalid as error:
@@ -133,7 +133,7 @@ def require_interactions(path: str | None, s3: S3Settings | None, setting: str) 
 
 
 def check_split(log: pa.Table, held_back: pa.Table) -> None:
-    """Raises DataError where a query group is in both: then the evaluation would measure what was learned by heart."""
+    """Raises DataError where a query group is in both: then the evaluation would measure what was memorised."""
     both = sorted(set(log["query_group"].to_pylist()) & set(held_back["query_group"].to_pylist()))
     if both:
         raise DataError(

@@ -15,8 +15,8 @@ COLUMNS = ["item_id", "item_type", "title", "creators", "description", "populari
 
 
 def scan_items(run: Run, source: Source, rules: RowRules, wanted: pa.Array, pool_rows: int) -> pa.Table:
-    """`COLUMNS` of the wanted items and of a pool of about `pool_rows`, by id, with `in_pool`; of two rows of one id
-    the first.
+    """`COLUMNS` of the wanted items and of a pool of about `pool_rows`, by id, with `in_pool`; of rows with the same
+    id, the first.
     """
     reference, share = ray.put(wanted), min(1.0, pool_rows / source.num_rows)
     tables: dict[int, pa.Table] = {}

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Current:
-    """The current release of a store, sound or not."""
+    """The current release of a store, valid or not."""
 
     number: int | None
     """None in a store that has no release yet."""

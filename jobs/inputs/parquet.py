@@ -1,4 +1,4 @@
-"""Parquet files of the user's: found, their footers read, their errors in one line."""
+"""The user's Parquet files: found, their footers read, their errors in one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +62,7 @@ def read_footer(file: Any, source: str) -> tuple[pq.FileMetaData, pa.Schema]:
 
 @contextmanager
 def parquet_errors(source: str) -> Iterator[None]:
-    """What Arrow raises over bytes that are no sound Parquet, an OSError among it, as DataError naming `source`."""
+    """What Arrow raises for invalid Parquet, which includes OSError, as DataError naming `source`."""
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:

@@ -1,4 +1,4 @@
-"""Precomputed vectors in place of texts and an encoder: read part by part, checked, and kept as `encode` keeps its own.
+"""Precomputed vectors in place of texts and an encoder: read part by part, checked, and stored like those of `encode`.
 
 Parquet with columns `item_id` and `vector` (any others of the catalogue contract, or beyond it, are metadata), or .npy
 with a Parquet file of ids in the same order. Missing item types and titles are filled in.
@@ -84,7 +84,7 @@ def column_vectors(column: pa.ChunkedArray, source: str) -> np.ndarray:
 
 
 def normalise(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(unit vectors as float32, or float16 where they came so; bool (num_rows,): which cannot be normalised)."""
+    """(unit vectors as float32, or float16 if they were; bool (num_rows,): which cannot be normalised)."""
     wide = vectors.astype(np.float32)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         norms = np.linalg.norm(wide, axis=1, keepdims=True)

@@ -27,7 +27,7 @@ def read_queries(path: str, s3: S3Settings | None, setting: str) -> list[str]:
                 column = pq.ParquetFile(file).read(columns=["query"])["query"]
         texts.update(text for text in pc.unique(column).to_pylist() if text and text.strip())
     if not texts:
-        raise DataError(f"{setting}: expected queries in {path}, got none that is not blank")
+        raise DataError(f"{setting}: expected queries in {path}, got only blank ones")
     return sorted(texts)
 
 

@@ -67,14 +67,14 @@ def add_vectors(part: Part, rules: RowRules, raw: pa.Table, table: pa.Table) -> 
 
 
 def move_bad(good: pa.Table, bad: pa.Table, mask: pa.Array, reason: str) -> tuple[pa.Table, pa.Table]:
-    """The rows of `good` that `mask` marks go over to `bad` with that reason, without what `bad` has no column for."""
+    """Moves the rows that `mask` marks from `good` to `bad` with that reason; only columns of `bad` are kept."""
     moved = good.filter(mask)
     moved = moved.append_column("reason", pa.repeat(reason, moved.num_rows))
     return good.filter(pc.invert(mask)), pa.concat_tables([bad, moved.select(bad.column_names)])
 
 
 def add_keys(good: pa.Table, rules: RowRules, encoder_fingerprint: str | None) -> pa.Table:
-    """Good rows of `check_part` with `fingerprint`, by which vectors are known, both range keys, and `collection`."""
+    """Good rows of `check_part` with `fingerprint`, by which vectors are found, both range keys, and `collection`."""
     if encoder_fingerprint is None:
         fingerprints = vector_fingerprints(vectors_of(good))
     else:

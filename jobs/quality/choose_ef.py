@@ -15,7 +15,7 @@ from jobs.quality.shard_search import Hits
 
 @dataclass(frozen=True)
 class Measured:
-    """A collection under each ef that was tried."""
+    """A collection with each ef that was tried."""
 
     recalls: dict[int, list[np.ndarray]]
     """ef → for each query set, recall@10 of each query, float64 (num_queries,)."""

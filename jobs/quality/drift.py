@@ -1,4 +1,4 @@
-"""The gates that compare with the parent release: how far vectors have moved, and how many hits have stayed.
+"""The gates that compare with the parent release: how far vectors have moved, and how many hits are still the same.
 
 They read every shard of both releases, so they are measured only where a limit is set.
 """

@@ -29,12 +29,12 @@ Found = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class ReleaseFiles:
-    """A release, published or to be, and where its files are; plain data, so that Ray can ship it."""
+    """A release, published or just built, and where its files are; plain data, so that Ray can ship it."""
 
     collections: Sequence[Collection]
     dim: int
     workspace: Store
-    """Looked into first: what was built tonight or carried over is there alone, or there too."""
+    """Searched first: what was built tonight is only there, and what was carried over is there too."""
     store: Store
 
     @contextmanager
@@ -83,7 +83,7 @@ def search_release(files: ReleaseFiles, queries: np.ndarray, k: int, *, exact: b
 
 @ray.remote
 def search_ids(files: ReleaseFiles, shard: Shard, ef: int, queries: np.ndarray, k: int, exact: bool) -> Found:
-    """What one shard has."""
+    """The hits of one shard."""
     where = f"shard {shard.number}"
     with files.fetching() as fetch:
         graph, rows = open_graph(fetch, files.dim, shard, where), read_rows(fetch, shard, where)

@@ -23,7 +23,7 @@ from jobs.workspace.blobs import local_blobs
 from jobs.workspace.records import BuiltShard
 
 TRAITS = {"item_type": pa.string(), "language": pa.string(), "popularity": pa.float64()}
-"""Columns by which recall is reported apart."""
+"""Columns by which recall is reported separately."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def inspect_shards(run: Run, shards: Sequence[BuiltShard], bar: Bar) -> Inspecti
     for shard, found in fan_out(submit, shards, what="validate"):
         bar.advance(shard.entry.num_items)
         results[str(shard)] = found
-    # In the shards' order, whichever was done first: the report is a blob, so equal runs give equal ones.
+    # In the order of the shards, not of completion: the report is a blob, and equal runs must give the same bytes.
     by_collection = {name: [results[str(shard)] for shard in shards if shard.collection == name] for name in totals}
     return Inspection(
         samples={name: make_sample(found) for name, found in by_collection.items()},

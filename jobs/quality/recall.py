@@ -20,7 +20,7 @@ def recall_by_score(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def self_match(scores: np.ndarray, own: np.ndarray) -> float:
-    """Share of queries, own vectors of items, whose best result scores what the item does, `own` (num_queries,)."""
+    """Share of items that a search for their own vector finds first: its best score reaches `own` (num_queries,)."""
     return float((scores[:, 0] >= own - SCORE_TOLERANCE).mean())
 
 

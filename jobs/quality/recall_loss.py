@@ -1,7 +1,7 @@
 """Where recall is lost: in the precision of the vectors, in the graphs, in merging the shards.
 
-The last two are told apart by whether a true neighbour was found by its own shard. The first is an estimate: for a few
-items, their nearest ones are encoded again in float32 and full dimension, and ranked by that.
+The last two are distinguished by whether a true neighbour was found by its own shard. The first is an estimate: for a
+few items, their nearest ones are encoded again in float32 and full dimension, and ranked by that.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NUM_ITEMS, NUM_NEAR = 12, 2 * K
 MIN_ITEMS = 3
 Near = tuple[np.ndarray, np.ndarray]
-"""Texts (str objects) and scores, each (NUM_ITEMS, at most NUM_NEAR), best first, of the items nearest to some."""
+"""Texts (str objects) and scores, each (NUM_ITEMS, at most NUM_NEAR), best first, of the items nearest to a few."""
 
 
 def found_by_graph(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
@@ -51,7 +51,7 @@ def encode_again(reference: "Encoder", near: Near) -> np.ndarray:
 
 
 def precision_loss(near: Near, vectors: np.ndarray) -> np.ndarray:
-    """float64 (NUM_ITEMS,): of each item, the share of its ten nearest that are others by `encode_again`'s vectors."""
+    """float64 (NUM_ITEMS,): of each item, the share of its ten nearest that `encode_again`'s vectors would replace."""
     scores = np.einsum("nkd,nd->nk", vectors, vectors[:, 0])  # the nearest item is the item itself
     kept, truth = (-np.sort(-part, axis=1)[:, :K] for part in (scores[:, :K], scores))
     losses: np.ndarray = 1 - recall_by_score(kept, truth)
@@ -65,9 +65,9 @@ def mean_by_slice(losses: np.ndarray, slices: Mapping[str, np.ndarray]) -> dict[
 
 
 def worst_skew(stored: np.ndarray, vectors: np.ndarray) -> float:
-    """The least cosine of items' stored vectors, float32 (NUM_ITEMS, dim), with what the encoder makes of their texts.
+    """The lowest cosine of items' stored vectors, float32 (NUM_ITEMS, dim), with what the encoder makes of their texts.
 
-    Far below 1, queries would be encoded by another encoder than the items were.
+    Far below 1, queries would not be encoded by the encoder of the items.
     """
     again = vectors[: len(stored), 0, : stored.shape[1]]
     cosines = np.einsum("nd,nd->n", stored, again) / np.linalg.norm(again, axis=1)

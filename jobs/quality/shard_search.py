@@ -1,4 +1,4 @@
-"""Built shards searched by their graphs under several ef, and exactly: what recall is measured from.
+"""Built shards searched by their graphs with several ef, and exactly: what recall is measured from.
 
 Memory is bounded: a task holds one shard and a block of scores; the driver holds the ten best of each query.
 """
@@ -34,7 +34,7 @@ class Truth:
     scores: np.ndarray
     """float32, of the same shape."""
     found_by: np.ndarray
-    """uint16, of the same shape: bit i tells whether the neighbour's own shard finds it under `EF_GRID[i]`."""
+    """uint16, of the same shape: bit i is set where the neighbour's own shard finds it with `EF_GRID[i]`."""
 
     def merge(self, other: "Truth") -> "Truth":
         """The K best of both; equal scores: lower row first."""

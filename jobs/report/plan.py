@@ -13,16 +13,17 @@ def print_plan(plan: Plan, console: Console) -> None:
     console.print(table, markup=False)
     basis = "by the rates of earlier runs here" if plan.is_measured else "a guess: no run here has been measured yet"
     lines = [
-        f"rows          {plan.num_rows:,}, of which {plan.num_bad:,} break the contract",
+        f"rows          {plan.num_rows:,}, {plan.num_bad:,} invalid",
         f"encode        {plan.num_to_encode:,} texts; {plan.num_reused:,} are reused",
         f"index         {plan.index_bytes / 1e6:,.1f} MB",
         f"time          about {plan.seconds:,.0f} s, {basis}",
         f"memory        about {plan.worker_bytes / 2**20:,.0f} MiB in the largest worker",
     ]
     if plan.changes is not None:
-        changes = ", ".join(f"{count:,} {name}" for name, count in plan.changes.items())
+        named = {**plan.changes, "deleted": plan.changes["gone"]}
+        changes = ", ".join(f"{named[name]:,} {name}" for name in ("new", "changed", "unchanged", "deleted"))
         lines.insert(2, f"items         {changes} since the current release")
-    reason = plan.why_rebuild or "in shards that have changed too much; the others are carried on"
+    reason = plan.why_rebuild or "in shards that have changed too much; the others are carried over"
     lines.insert(-3, f"build         {plan.num_to_index:,} items: {reason}")
     if plan.why_held:
         lines.append(f"publish       nothing: {plan.why_held}")

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 UNBOUNDED = 1_000_000
-"""Columns of a stream that is no terminal: nothing is wrapped or cut there."""
+"""Width of a stream that is not a terminal: nothing is wrapped or cut there."""
 MIN_SHORTENED = 12
-"""Columns that remain of a text that is cut in a narrow terminal."""
+"""Width that remains of a text that is cut in a narrow terminal."""
 PADDING = 2
 BIDI_CONTROLS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that make a terminal show the text after them in another order."""
@@ -41,7 +41,7 @@ class PlainConsole(Console):
         )
 
     def on_broken_pipe(self) -> None:
-        """Rich would end the process with 1 where the reader has left; this raises BrokenPipeError on."""
+        """Rich would exit with 1 where the reader has closed the pipe; this re-raises BrokenPipeError."""
         raise
 
 

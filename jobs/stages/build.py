@@ -1,8 +1,8 @@
 """Stage 3: vectors → shards, one Ray task a shard.
 
 A shard is a range of id keys of one collection: its HNSW graph, its item ids in label order, and their display
-metadata, three blobs. What a graph is built of gives the name under which it is kept, so an unchanged one is found, not
-built again; where little has changed since the parent release, its graph stays and deltas are added to it.
+metadata, three blobs. A graph is stored under a name derived from what it is built from, so an unchanged one is found,
+not built again; where little has changed since the parent release, its graph stays and deltas are added to it.
 """
 
 import hashlib
@@ -36,11 +36,11 @@ from jobs.workspace.blobs import put_blob, workspace_key
 from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.records import Built, BuiltGraph, BuiltShard, Encoded, Prepared
 from jobs.workspace.runs import parquet_bytes, read_parts, read_run, run_key
-from jobs.workspace.vectors import VECTOR, pairs, vectors_of
+from jobs.workspace.vectors import VECTOR, vector_keys, vectors_of
 
 FORMAT = 2
 RANGES = 2
-"""How a collection's items are split into shards; what was split in another way is built again from the same graphs."""
+"""How a collection's items are split into shards; shards split in another way are built again from the same graphs."""
 INTERNAL_COLUMNS = ["collection", "id_key", "item_id", "fingerprint", "source_part", "source_row"]
 
 
@@ -112,14 +112,14 @@ def build_filled(
 
 
 def why_rebuild(config: Config, inputs: Inputs) -> str | None:
-    """What makes every shard of the parent release useless for tonight's; None where they can be carried over."""
+    """Why no shard of the parent release can be carried over; None where they can."""
     parent, encoder = inputs.parent, inputs.encoder
     if parent is None:
         return "there is no release yet"
     if parent.index != config.index.params():
         return "the index parameters have changed"
     if (parent.encoder is None) != (encoder is None):
-        return "vectors came ready-made, and now come from an encoder, or the other way round"
+        return "vectors were precomputed and now come from an encoder, or the other way round"
     if encoder is None or parent.encoder is None:
         return None
     if parent.text_templates != config.catalogue.text:
@@ -144,7 +144,7 @@ def built_artifact(run: Run, prepared: Prepared, parent: Release | None) -> Arti
 def plan_shards(
     run: Run, prepared: Prepared, encoded: Encoded, parent: Release | None, totals: dict[str, int]
 ) -> list[ShardTask]:
-    """The shards of the collections in `totals`, so many of each."""
+    """The shards of the collections in `totals`, which has the number of shards of each."""
     index = run.config.index
     carried = shards_to_carry(parent, totals)
     num_threads = threads_of_a_shard(sum(totals.values()))
@@ -187,10 +187,10 @@ def shards_to_carry(parent: Release | None, totals: dict[str, int]) -> dict[tupl
 
 
 def why_other_shards(parent: Release | None, totals: dict[str, int]) -> str | None:
-    """Which collections have other shards than in the parent release, so that none of theirs can be carried on."""
+    """Which collections have more or fewer shards than in the parent release: none of theirs can be carried over."""
     before = {collection.name: len(collection.shards) for collection in parent.collections} if parent else {}
     others = [name for name, total in totals.items() if before.get(name) != total]
-    texts = [f"{name} has {totals[name]} shards, it had {before.get(name, 0)}" for name in others]
+    texts = [f"{name} has {totals[name]} shards, previously {before.get(name, 0)}" for name in others]
     return "; ".join(texts) or None
 
 
@@ -218,7 +218,7 @@ def carry_over(task: ShardTask, items: pa.Table) -> BuiltShard | None:
 
 
 def build_whole(task: ShardTask, items: pa.Table) -> BuiltShard:
-    """Builds the graph, or finds it built."""
+    """Builds the graph, or takes one that is already built."""
     workspace, ids = task.workspace, items.select(["item_id", "fingerprint"])
     artifact = Artifact(workspace, f"shards/{fingerprint(FORMAT, ids_digest(ids), asdict(task.params))}", BuiltGraph)
     graph, num_indexed = artifact.read(), 0
@@ -265,12 +265,12 @@ def shard_vectors(task: ShardTask, items: pa.Table) -> np.ndarray:
 
     Raises DamagedError where an item has no vector, DataError where chunks differ in dimension.
     """
-    wanted = pairs(items)
+    wanted = vector_keys(items)
     vectors: np.ndarray | None = None
     found = np.zeros(items.num_rows, dtype=bool)
     for key in task.chunks:
         known = read_run(task.workspace, key, "id_key", task.keys, columns=["fingerprint", "item_id"])
-        positions = pc.index_in(pairs(known), value_set=wanted)
+        positions = pc.index_in(vector_keys(known), value_set=wanted)
         if positions.null_count == len(positions):
             continue  # its vectors, most of its bytes, are not read
         values = vectors_of(read_run(task.workspace, key, "id_key", task.keys, columns=[VECTOR]))

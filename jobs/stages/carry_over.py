@@ -1,7 +1,7 @@
-"""What has become of a shard since the parent release: the same graph, with tombstones and small deltas beside it.
+"""What has changed in a shard since the parent release: the same graph, with tombstones and small deltas next to it.
 
-Whatever the graph and the deltas hold is told from the parent's own blobs, so the result follows from the parent
-release and the rows of tonight, and from nothing else.
+What the graph and the deltas contain is read from the parent's own blobs, so the result depends on the parent release
+and the rows of tonight, and on nothing else.
 """
 
 import logging
@@ -23,7 +23,7 @@ from indexing.store import Store
 from indexing.store.cache import download_into
 from jobs.workspace.blobs import put_blob, workspace_key
 from jobs.workspace.runs import parquet_bytes
-from jobs.workspace.vectors import VECTOR, pairs, vector_column
+from jobs.workspace.vectors import VECTOR, vector_column, vector_keys
 
 logger = logging.getLogger(__name__)
 MAX_DELTAS = 4
@@ -34,26 +34,26 @@ ReadVectors = Callable[[pa.Table], np.ndarray]
 
 @dataclass(frozen=True)
 class Changes:
-    """What the parent's labels, of its graph and of the deltas that are kept, stand for now, and what they lack."""
+    """Which rows of tonight the parent's labels (of its graph and its kept deltas) stand for, and which have none."""
 
     ends: list[int]
     """The label after the last of the graph, and of each delta that is kept."""
     rows: np.ndarray
-    """int64 (num_labels,): the row of now that a label stands for, -1 for a tombstone."""
+    """int64 (num_labels,): the row of tonight that a label stands for, -1 for a tombstone."""
     new_rows: np.ndarray
-    """int64, ascending: rows of now that no label stands for."""
+    """int64, ascending: rows of tonight that no label stands for."""
 
     @property
-    def gone(self) -> np.ndarray:
+    def tombstones(self) -> np.ndarray:
         """int64, ascending: the labels of tombstones."""
         return np.flatnonzero(self.rows < 0)
 
 
 def plan_changes(parent: Shard, before: pa.Table, now: pa.Table, compact_at: float) -> Changes | None:
-    """Compares item ids and fingerprints of all the parent's labels with the rows of now; None to build anew.
+    """Compares ids and fingerprints of all the parent's labels with tonight's rows; None to rebuild from scratch.
 
-    `compact_at` is the largest share of tombstones and deltas, of the rows that the graph was built of. A label that
-    was a tombstone lives again when its very row has come back.
+    `compact_at` is the largest share of tombstones and deltas, of the rows that the graph was built from. A label that
+    was a tombstone is live again when exactly its row has come back.
     """
     ends = np.cumsum([parent.num_base_rows, *(delta.num_rows for delta in parent.deltas or ())]).tolist()
     rows, new_rows = match_rows(before, now)
@@ -61,13 +61,13 @@ def plan_changes(parent: Shard, before: pa.Table, now: pa.Table, compact_at: flo
         ends = ends[:1]
         rows, new_rows = match_rows(before.slice(0, ends[0]), now)
     changes = Changes(ends, rows, new_rows)
-    num_changes = len(changes.gone) + ends[-1] - ends[0] + len(new_rows)
+    num_changes = len(changes.tombstones) + ends[-1] - ends[0] + len(new_rows)
     return changes if num_changes <= compact_at * parent.num_base_rows else None
 
 
 def match_rows(before: pa.Table, now: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """(int64 (num_before,): the equal row of now or -1; int64: rows of now that are nowhere in before)."""
-    found = pc.index_in(pairs(now), value_set=pairs(before))
+    """(int64 (num_before,): the equal row of `now` or -1; int64: rows of `now` that are not in `before`)."""
+    found = pc.index_in(vector_keys(now), value_set=vector_keys(before))
     is_known = pc.is_valid(found).to_numpy(zero_copy_only=False)
     rows = np.full(before.num_rows, -1)
     rows[found.drop_null().to_numpy()] = np.flatnonzero(is_known)
@@ -83,9 +83,9 @@ def update_shard(
     read_vectors: ReadVectors,
     compact_at: float,
 ) -> Shard | None:
-    """The parent's shard, as `store` has it, with what has changed since; None where it has to be built anew.
+    """The parent's shard, as `store` has it, with what has changed since; None where it has to be rebuilt from scratch.
 
-    `items` (item_id, fingerprint) and `display` (metadata) are the rows of now, in the label order of a new build.
+    `items` (item_id, fingerprint) and `display` (metadata) are tonight's rows, in the label order of a new build.
     """
     with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
         fetch = partial(download_into, Path(folder), store)
@@ -95,7 +95,7 @@ def update_shard(
                 if workspace.head(workspace_key(blob)) is None:
                     workspace.upload(workspace_key(blob), fetch(blob), sha256=blob.sha256)
         except DamagedError as error:
-            logger.warning("build: the current release is damaged, so a shard is built anew: %s", error)
+            logger.warning("build: the current release is damaged, so a shard is rebuilt from scratch: %s", error)
             return None
     changes = plan_changes(parent, before, items, compact_at)
     if changes is None:
@@ -115,7 +115,7 @@ def update_shard(
         num_items=items.num_rows,
         metadata=metadata[0],
         deltas=tuple(deltas) or None,
-        tombstones=put_tombstones(workspace, changes.gone),
+        tombstones=put_tombstones(workspace, changes.tombstones),
     )
 
 

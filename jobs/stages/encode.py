@@ -1,8 +1,8 @@
 """Stage 2: texts → vectors, by Ray Data, one chunk of the fingerprint space at a time.
 
-Chunks are ranges of the row fingerprint, so equal texts meet in one chunk and are encoded once, and what earlier nights
-computed for a range is found by its name. A chunk's file holds only the rows that had no vector yet; it is written
-whole or not at all, and never again: finished chunks survive a killed run.
+Chunks are ranges of the row fingerprint, so equal texts fall into one chunk and are encoded once, and what earlier
+nights computed for a range is found by its name. A chunk's file holds only the rows that had no vector yet. It is
+written whole or not at all, and never again: finished chunks survive a killed run.
 """
 
 import logging
@@ -37,7 +37,7 @@ from jobs.workspace.vectors import VECTOR, vectors_of
 
 logger = logging.getLogger(__name__)
 ACTOR_RESTARTS = 8
-"""Of one encoder. Ray Data's default has no end: an encoder that is killed again and again would hang the night."""
+"""Of one encoder. Ray Data's default is unlimited: an encoder that is killed again and again would hang the night."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class EncodeSettings:
     num_chunks: int
     chunks_path: str
     known_chunks: tuple[str, ...]
-    """Keys of what earlier runs left; listed once, by the driver."""
+    """Keys of the chunks of earlier runs; listed once, by the driver."""
     encoder: EncoderSettings
     encoder_digest: str
     s3: S3Settings
@@ -103,7 +103,7 @@ def encode_texts(run: Run, encoder: EncoderInput, prepared: Prepared, path: str)
 def actor_pool(settings: RayConfig) -> tuple[int, int, float]:
     """(actors, CPUs of each, GPUs of each) that the connected cluster can hold at once.
 
-    Raises ConfigError where this machine can never hold one; a cluster may yet grow, so there it is only said.
+    Raises ConfigError where this machine can never hold one; a cluster may yet grow, so there it is only logged.
     """
     resources = cluster_resources()
     num_gpus = resources.get("GPU", 0)
@@ -125,11 +125,11 @@ def run_actors(settings: EncodeSettings, num_actors: int, cpus: int, gpus: float
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is raised; the rest breaks into the bars
-    # From items, not `range`: its read tasks would wait for ever for the CPUs that the actors hold.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised; the rest would break the bars
+    # From items, not `range`: its read tasks would wait forever for the CPUs that the actors hold.
     chunks = ray.data.from_items(list(range(settings.num_chunks)), override_num_blocks=settings.num_chunks)
     with warnings.catch_warnings():
-        # Restarts are bounded by arguments that Ray 2.60 calls deprecated and has no others for.
+        # Restarts are limited by arguments that Ray 2.60 deprecates without a replacement.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         counts = chunks.map_batches(
             ChunkEncoder,
@@ -155,7 +155,7 @@ class ChunkEncoder:
         path = resolve_model(settings.encoder.model, cache_dir=default_cache_folder(), s3=settings.s3)
         if (digest := encoder_digest(path)) != settings.encoder_digest:
             raise DataError(
-                f"encoder.model: this worker holds another {settings.encoder.model} than the driver "
+                f"encoder.model: this worker has another {settings.encoder.model} than the driver "
                 f"({digest[:12]}, expected {settings.encoder_digest[:12]}); install the same one on every node"
             )
         self.settings = settings

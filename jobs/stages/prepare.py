@@ -57,7 +57,7 @@ def prepare(run: Run, inputs: Inputs) -> Prepared:
     """Runs the stage, or skips it when its artifact is complete. Raises DataError past `catalogue.max_quarantined`."""
     artifact = prepared_artifact(run.workspace, inputs)
     if done := artifact.read():
-        check_quarantine(run, done)  # what is allowed may have changed since
+        check_quarantine(run, done)  # the limit may have changed since
         return done
     source, path = inputs.source, artifact.path
     with run.stage("prepare", source.num_rows) as bar:
@@ -117,7 +117,7 @@ def find_all_duplicates(workspace: Store, path: str, source: Source, num_parts: 
 
 @ray.remote
 def find_duplicates(workspace: Store, path: str, num_parts: int, number: int, keys: KeyRange) -> RangeCheck:
-    """Rows of one id range whose id another row has already, which stays: the first by part and row."""
+    """Rows of one id range whose id an earlier row has. The first one, by part and row, is not a duplicate."""
     columns = ["id_key", "item_id", "collection", "source_part", "source_row"]
     rows = read_parts(workspace, path, "items", num_parts, "id_key", keys, columns=columns)
     order = [(name, "ascending") for name in ("id_key", "item_id", "source_part", "source_row")]
@@ -141,7 +141,7 @@ def summarise(path: str, source: Source, parts: Sequence[PartCounts], checks: Se
     reasons: Counter[str] = sum((counts.reasons for counts in parts), Counter())
     if num_duplicates := sum(check.num_duplicates for check in checks):
         examples = sorted(example for check in checks for example in check.examples)[:3]
-        reasons[f"item_id is in an earlier row already, such as {', '.join(examples)}"] = num_duplicates
+        reasons[f"item_id is already in an earlier row, such as {', '.join(examples)}"] = num_duplicates
     return Prepared(
         path=path,
         catalogue_fingerprint=source.fingerprint,

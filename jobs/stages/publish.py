@@ -40,18 +40,18 @@ TOOLS = ("nightcrate", "hnswlib", "numpy", "pyarrow", "ray", "torch", "transform
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """What `publish` did: the release that is current now, and what it cost."""
+    """What `publish` did: the release that is current now, and what was uploaded."""
 
     release: Release
     is_new: bool
-    """False when the current release held the same already."""
+    """False when the current release already had the same content."""
     uploads: UploadCounts
 
 
 def publish(
     run: Run, inputs: Inputs, prepared: Prepared, built: Built, validated: Validated, lease: Lease
 ) -> Published:
-    """Publishes what has passed validation as the release after the parent, unless that holds the same already.
+    """Publishes what has passed validation as the release after the parent, unless that has the same content.
 
     Raises PublishConflict when the parent is no longer the current release or the lease is lost.
     """
@@ -78,7 +78,7 @@ def publish(
 
 
 def find_published(run: Run, inputs: Inputs, prepared: Prepared, built: Built) -> Published | None:
-    """The current release, where it was validated by the same configuration and holds what was built now already."""
+    """The current release, where it was validated by the same configuration and has the content that was built now."""
     parent = inputs.parent
     if parent is None or parent.config_fingerprint != config_fingerprint(run.config, inputs.queries):
         return None
@@ -110,7 +110,7 @@ def why_held(run: Run, inputs: Inputs) -> str | None:
 
 
 def is_published(run: Run, release: Release, parent: Release | None) -> bool:
-    """Whether the current release holds the same, and all of it is there."""
+    """Whether the current release has the same content, and all its blobs are in the store."""
     if parent is None or run.config.publish.always:
         return False
     return same_content(release, parent) and not missing_blobs(run.store, parent)
@@ -119,7 +119,7 @@ def is_published(run: Run, release: Release, parent: Release | None) -> bool:
 def upload_all(
     run: Run, inputs: Inputs, release: Release, shards: Sequence[BuiltShard], report: bytes
 ) -> Iterator[UploadCounts]:
-    """The driver's own blobs, then those of the shards, one task a shard."""
+    """The driver's own blobs, then those of the shards, one task per shard."""
     read_back, parent = run.config.publish.verify == "download", inputs.parent
     yield upload_own_blobs(run.store, inputs.encoder, report, parent, read_back)
     for _, counts in fan_out(
@@ -169,7 +169,7 @@ def make_release(
 
 
 def config_fingerprint(config: Config, queries: list[str] | None) -> str:
-    """Changes with all that can change what is served, or what it is measured by, but for the rows of the catalogue."""
+    """Changes with everything that can change what is served or how it is measured, except the catalogue's rows."""
     catalogue, validation = replace(config.catalogue, path=None), replace(config.validation, queries=None)
     return fingerprint(catalogue, config.encoder, config.index, validation, queries)
 
@@ -209,7 +209,7 @@ def same_content(release: Release, parent: Release) -> bool:
 def upload_own_blobs(
     store: Store, encoder: EncoderInput | None, report: bytes, parent: Release | None, read_back: bool
 ) -> UploadCounts:
-    """The encoder's files and the report, which the driver has at hand."""
+    """The encoder's files and the report, which are on the driver's machine."""
     with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
         path = Path(folder, "report.json")
         path.write_bytes(report)

@@ -1,7 +1,7 @@
 """Stage 4: the shards as they would be served, against exact search; chooses ef_search; every gate must pass.
 
-What is loaded is the very file that will be published, its digest checked; first in a process of its own, so that a
-crash of hnswlib is a gate that fails.
+What is loaded is the very file that will be published, with its digest checked; first in a separate process, so that a
+crash of hnswlib fails the validation and not the run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FORMAT = 5
 MIN_SKEW_COSINE = 0.98
-"""bfloat16 keeps 0.999; another encoder, prompt or template does not come near."""
+"""bfloat16 keeps 0.999; another encoder, prompt or template is far below."""
 FIRST_EFS = tuple(ef for ef in EF_GRID if ef <= 64)
 """Tried first: most catalogues need no more, and the larger ones would take 6/7 of the time."""
 
@@ -42,7 +42,7 @@ QuerySets = dict[str, dict[str, np.ndarray]]
 
 
 class GatesFailed(ValidationFailed):
-    """Figures of the built shards are out of bounds; shards without deltas may do better."""
+    """Figures of the built shards miss their thresholds; shards without deltas may reach them."""
 
 
 def validate(run: Run, inputs: Inputs, prepared: Prepared, built: Built) -> Validated:
@@ -122,7 +122,7 @@ def search_until_passed(
     query_sets: QuerySets,
     search: Callable[[Sequence[BuiltShard], QuerySets, Sequence[int]], dict[str, Hits]],
 ) -> dict[str, Hits]:
-    """Hits of each collection under the small ef; under all of them where none of the small ones passes its gates."""
+    """Hits of each collection with the small ef; with all of them where none of the small ones passes its gates."""
     hits = search(shards, query_sets, FIRST_EFS)
     unmet = {name: sets for name, sets in query_sets.items() if pick_ef(run.config, measure(sets, hits[name])) is None}
     if unmet:

@@ -13,7 +13,7 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class Artifact(Generic[Record]):
-    """What a stage makes. It is complete once its record, written last, exists: that is the whole of resume."""
+    """What a stage makes. It is complete once its record, written last, exists: that is all that resuming needs."""
 
     store: Store
     path: str

@@ -1,4 +1,4 @@
-"""Blobs that lie in the workspace until they are published, and local copies of them."""
+"""Blobs that are kept in the workspace until they are published, and local copies of them."""
 
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from indexing.store.local import LocalStore
 
 @contextmanager
 def local_copy(store: Store, key: str) -> Iterator[Path]:
-    """A path of this machine that holds the object while the block runs; the object itself where the store is local."""
+    """A local path that holds the object while the block runs; the object itself where the store is local."""
     if isinstance(store, LocalStore):
         yield store._path(key)
         return
@@ -24,7 +24,7 @@ def local_copy(store: Store, key: str) -> Iterator[Path]:
 
 
 def workspace_key(blob: Blob) -> str:
-    """Where the blobs of shards lie until they are published, by content like in a store."""
+    """Where the blobs of shards are kept until they are published, named by content as in a store."""
     return f"shards/sha256/{blob.sha256}"
 
 
@@ -37,7 +37,7 @@ def put_blob(store: Store, data: bytes) -> Blob:
 
 @contextmanager
 def local_blobs(store: Store) -> Iterator[Fetch]:
-    """A function from a blob of the workspace to a path of this machine that holds it while the block runs.
+    """A function from a blob of the workspace to a local path that holds it while the block runs.
 
     It raises DamagedError when the bytes are not what was built.
     """
@@ -49,7 +49,7 @@ def local_blobs(store: Store) -> Iterator[Fetch]:
                 path = stack.enter_context(local_copy(store, workspace_key(blob)))
                 if hash_file(path) != blob.sha256:
                     where = store.describe(workspace_key(blob))
-                    raise DamagedError(f"{where} is not what was built; delete it, run again")
+                    raise DamagedError(f"{where} is not what was built; delete it and run again")
                 paths[blob.sha256] = path
             return paths[blob.sha256]
 

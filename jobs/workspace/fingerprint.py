@@ -1,4 +1,4 @@
-"""One name for equal values: what artifacts are called by."""
+"""The same name for equal values, by which artifacts are named."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""What each stage says of its result: the one form in which stages talk to each other.
+"""What each stage reports of its result: the only form in which stages pass it to each other.
 
 A record is read and written by `Artifact` alone. Its `path` is the artifact's folder in the workspace.
 """
@@ -12,7 +12,7 @@ from indexing.store.blobs import Blob
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Checked rows, in sorted runs: items-N, and texts-N or vectors-N, one of each a part of the catalogue."""
+    """Checked rows, in sorted runs: items-N, and texts-N or vectors-N, one of each per part of the catalogue."""
 
     path: str
     catalogue_fingerprint: str
@@ -57,7 +57,7 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltGraph:
-    """One HNSW graph in the workspace, found again by what it was built of."""
+    """One HNSW graph in the workspace, found again by what it was built from."""
 
     dim: int
     index: Blob

@@ -1,4 +1,4 @@
-"""The column of vectors, and the key by which a row's vector is known."""
+"""The column of vectors, and the key by which a row's vector is found."""
 
 import numpy as np
 import pyarrow as pa
@@ -7,8 +7,8 @@ import pyarrow.compute as pc
 VECTOR = "vector"
 
 
-def pairs(table: pa.Table) -> pa.Array:
-    """binary (num_rows,): fingerprint and item id together, by which a row's vector is known."""
+def vector_keys(table: pa.Table) -> pa.Array:
+    """binary (num_rows,): fingerprint and item id together, by which a row's vector is found."""
     columns = [table[name].cast(pa.binary()).combine_chunks() for name in ("fingerprint", "item_id")]
     return pc.binary_join_element_wise(*columns, b"")
 

@@ -231,7 +231,7 @@ def test_a_field_beyond_the_contract_reads_as_text_too(column: pa.Array, expecte
 @pytest.mark.parametrize("column", [pa.array([{"a": 1}]), pa.array([[[1]]])], ids=lambda column: str(column.type))
 def test_a_field_that_cannot_be_text_is_refused_by_name(column: pa.Array) -> None:
     good, _ = split({}, extra=column)
-    with pytest.raises(ConfigError, match="field 'extra' cannot be text, it is"):
+    with pytest.raises(ConfigError, match="field 'extra' cannot be rendered as text, its type is"):
         render_texts(good, parse_templates({"default": "{extra}"}, good.column_names, ["track"]))
 
 
@@ -266,7 +266,7 @@ def test_each_item_type_reads_by_its_own_template_and_the_rest_by_the_default() 
         ),
         (
             {"default": "{title}", "trak": "{title}"},
-            "catalogue.text: 'trak' is no item type of any collection; they are show, track",
+            "catalogue.text: 'trak' is not an item type of any collection; item types are show, track",
         ),
         ({"show": "{title}"}, "catalogue.text: no template for item type 'track' and no default"),
         ({"default": "no field"}, "catalogue.text.default: expected at least one {field}, got 'no field'"),

@@ -197,7 +197,7 @@ def test_with_json_lines_an_error_is_one_as_well(arguments: str, capsys: pytest.
 def log_lines(*arguments: str) -> list[str]:
     done = process(*arguments)
     assert done.returncode == 0, done.stderr
-    assert "is sound" in done.stdout
+    assert "is valid" in done.stdout
     return done.stderr.splitlines()
 
 

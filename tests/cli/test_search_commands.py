@@ -179,7 +179,7 @@ def test_a_store_without_releases_lists_none_as_json(tmp_path: Path, capsys: pyt
 
 def test_verify_reads_every_byte_of_the_current_release(published: str, capsys: pytest.CaptureFixture[str]) -> None:
     release = read_release(open_store(published))
-    text = f"release 2 is sound: {len(release.blobs())} blobs, {release.size_bytes / 1e6:,.1f} MB, 52 items\n"
+    text = f"release 2 is valid: {len(release.blobs())} blobs, {release.size_bytes / 1e6:,.1f} MB, 52 items\n"
     assert run(capsys, "verify", published).endswith(text)
     assert run(capsys, "verify", published, "--release", 1).endswith(text.replace("release 2", "release 1"))
 

@@ -83,5 +83,5 @@ def test_a_vector_does_not_depend_on_the_batch_it_is_in(tmp_path: Path, kind: st
 
 def test_an_architecture_without_token_embeddings_is_refused(load: Load, tmp_path: Path) -> None:
     folder = write_transformer(tmp_path / "model", "canine")
-    with pytest.raises(ConfigError, match="expected embeddings of tokens, got a canine"):
+    with pytest.raises(ConfigError, match="expected token embeddings, got a canine"):
         load(folder)

@@ -115,7 +115,7 @@ def test_a_giant_text_is_cut_before_it_is_tokenised(encoder: Encoder, monkeypatc
     tokens = encoder.towers["document"].tokens
     for text in ("the history of rome. " * 50_000, "日本の音楽" * 100_000, "🎧 " * 200_000, "a," * 300_000):
         with monkeypatch.context() as whole:
-            whole.setattr(batching_module, "LEAST_CHARS", 10**9)
+            whole.setattr(batching_module, "MIN_CHARS", 10**9)
             expected = tokens._tokenise([text], "")
         seen: list[int] = []
         with monkeypatch.context() as watched:
@@ -170,7 +170,7 @@ def test_asking_for_more_tokens_than_the_model_has_is_said(
     make_model()
     with caplog.at_level(logging.WARNING):
         assert load(max_tokens=500).max_tokens == 64
-    assert "500 is over the model's own limit, using 64" in caplog.text
+    assert "500 exceeds the model's own limit, using 64" in caplog.text
 
 
 @pytest.mark.parametrize(

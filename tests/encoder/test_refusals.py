@@ -101,7 +101,7 @@ def test_a_router_of_other_routes_is_named(load: Load, folder: Path) -> None:
     with refused(r"router_config\.json, but it is missing"):
         load()
     (folder / "router_config.json").write_text(json.dumps({"types": {}, "structure": {"text": [], "image": []}}))
-    with refused("a Router for query and document alone, got .'image', 'text'"):
+    with refused("a Router for query and document only, got .'image', 'text'"):
         load()
 
 
@@ -118,9 +118,9 @@ def test_a_module_outside_the_folder_is_refused(load: Load, folder: Path) -> Non
 @pytest.mark.parametrize(
     "name,changes,words",
     [
-        ("1_Pooling/config.json", {"pooling_mode": ["mean", "best"]}, "pooling modes of cls, max, .* got best"),
+        ("1_Pooling/config.json", {"pooling_mode": ["mean", "best"]}, "pooling modes among cls, max, .* got best"),
         ("1_Pooling/config.json", {"pooling_mode": ["mean", "max"]}, "2_Dense: expected 64 inputs, got 32"),
-        ("2_Dense/config.json", {"activation_function": "evil.module.Run"}, "activation of torch.nn, got evil"),
+        ("2_Dense/config.json", {"activation_function": "evil.module.Run"}, "activation from torch.nn, got evil"),
         ("2_Dense/config.json", {"activation_function": "torch.nn.modules.activation.Hardtanh"}, "got Hardtanh"),
         ("2_Dense/config.json", {"use_residual": True}, "expected use_residual False, got True"),
         ("2_Dense/config.json", {"in_features": 16}, "expected 32 inputs, got 16"),
@@ -220,5 +220,5 @@ def test_settings_that_can_never_work_are_refused(settings: dict[str, Any], word
 
 @pytest.mark.skipif(torch.cuda.device_count() > 6, reason="needs a machine with fewer GPUs")
 def test_a_device_that_is_not_there_is_refused(load: Load, folder: Path) -> None:
-    with refused("expected cuda:7 to be there"):
+    with refused("expected cuda:7 on this machine"):
         load(device="cuda:7")

@@ -107,7 +107,7 @@ REFUSED: dict[Row, Change] = {
     ),
     (TRANSFORMER, "`modality_config` of another output"): Change({"modality_config": ANY_OUTPUT}, "modality_config"),
     (TRANSFORMER, "`query_length`"): Change({"query_length": 32}, "query_length"),
-    (POOLING, "`pooling_mode` that is not known"): Change(pooling("attention"), "pooling modes of .* got attention"),
+    (POOLING, "`pooling_mode` that is not known"): Change(pooling("attention"), "pooling modes among .* got attention"),
     (DENSE, "`activation_function` of another place"): Change(
         {"activation_function": "evil.Run"}, "torch.nn, got evil"
     ),
@@ -127,7 +127,7 @@ REFUSED: dict[Row, Change] = {
         "at most 400 tokens, which is how many embeddings the model has, got [4-8]",
     ),
     **{
-        (name, "a setting that is not known"): Change({"new_in_9": 1}, "settings that are known, got new_in_9")
+        (name, "a setting that is not known"): Change({"new_in_9": 1}, "known settings, got new_in_9")
         for name in (MODEL, TRANSFORMER, POOLING)
     },
 }

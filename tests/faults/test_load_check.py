@@ -131,5 +131,5 @@ def test_a_shard_that_is_altered_after_it_was_built_is_not_published(
     data = path.read_bytes()
     path.write_bytes(data[:-1] if damage == "cut" else data[:200] + bytes([data[200] ^ 1]) + data[201:])
     errors = run(built, ray_head.driver_environment(), expected=3)
-    assert "is not what was built; delete it, run again" in errors
+    assert "is not what was built; delete it and run again" in errors
     assert [release.number for release in built.releases()] == [1]

@@ -128,7 +128,7 @@ def test_a_night_that_is_to_wait_waits_and_then_works_from_what_the_first_has_pu
         assert [release.number for release in world.releases()] == [1]
     _, errors = driver.communicate(timeout=LIMIT_S)
     assert driver.returncode == 0, errors
-    assert "waiting for the first night, which works on" in errors
+    assert "waiting for the first night, which is working on" in errors
     assert content(world.releases()[-1]) == content(nights.second)
 
 

@@ -204,7 +204,7 @@ def test_too_many_bad_rows_stop_the_run_before_encoding(fresh_world: World) -> N
     lines = [line for line in error.splitlines() if line.startswith("nightcrate: ")]
     assert len(lines) == 1 and error.endswith(lines[0] + "\n")
     assert "expected at most 1.00% bad rows (catalogue.max_quarantined), got 24 of 524; " in lines[0]
-    assert "23 of them: item_id is in an earlier row already, such as " in lines[0]
+    assert "23 of them: item_id is already in an earlier row, such as " in lines[0]
     assert "Traceback" not in error
     assert_nothing_made(fresh_world)
 
@@ -221,7 +221,7 @@ def test_a_collection_without_items_stops_the_run_before_encoding(
 
 
 def assert_nothing_made(world: World) -> None:
-    """No vector in the workspace, no blob and no release in the store, and the lease is given back."""
+    """No vector in the workspace, no blob and no release in the store, and the lease is released."""
     assert not list(world.folder.glob("workspace/vectors/*"))
     assert not list(world.folder.glob("store/blobs")) + list(world.folder.glob("store/releases"))
     (lease,) = world.folder.glob("store/leases/*.json")

@@ -122,7 +122,7 @@ def test_other_metadata_uploads_metadata_alone(world: World, first: tuple[World,
 
 @pytest.mark.parametrize(
     ("section", "reason"),
-    [({"M": 9}, "the index parameters have changed"), ({"rows_per_shard": 120}, "tracks has 3 shards, it had 2")],
+    [({"M": 9}, "the index parameters have changed"), ({"rows_per_shard": 120}, "tracks has 3 shards, previously 2")],
 )
 def test_other_parameters_build_everything_anew_and_plan_says_why(
     world: World, first: tuple[World, Night], section: dict[str, int], reason: str | None

@@ -84,7 +84,7 @@ def test_identical_texts_are_encoded_once_and_share_a_vector(first_night: Night,
 @pytest.mark.case(19)
 def test_of_rows_with_one_id_the_first_stays_and_the_rest_are_counted(first_night: Night, first_world: World) -> None:
     assert first_night.quarantined == {
-        "item_id is in an earlier row already, such as show-003, track-007, track-011": 3,
+        "item_id is already in an earlier row, such as show-003, track-007, track-011": 3,
         "title is null or blank": 1,
     }
     hits = open_release(first_world.store_url).search(TITLES["track-100"], k=len(ROWS))

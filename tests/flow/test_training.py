@@ -15,7 +15,7 @@ from training.worlds import make_items, make_log, tiny_model, tiny_training
 
 from indexing import open_release
 from indexing.encoder import encoder_digest
-from indexing.release.registry import newest
+from indexing.release.registry import newest_encoder
 from indexing.store import open_store
 
 
@@ -65,7 +65,7 @@ def artifact_of(world: World) -> Path:
 
 
 def test_a_better_encoder_is_accepted_with_what_it_was_accepted_for(trained: World) -> None:
-    entry = newest(open_store(trained.store_url))
+    entry = newest_encoder(open_store(trained.store_url))
     assert entry is not None and (entry.number, entry.parent) == (1, None)
     assert entry.base_digest == encoder_digest(trained.folder / "model")
     rankers = entry.metrics["rankers"]
@@ -87,7 +87,7 @@ def test_a_training_leaves_its_curve_and_a_sample_of_its_negatives(trained: Worl
 def test_the_next_night_of_latest_serves_the_accepted_encoder(trained: World, tmp_path: Path) -> None:
     world = trained.copied(tmp_path / "world").changed(encoder={"model": "latest"})
     night = world.run()
-    entry = newest(open_store(world.store_url))
+    entry = newest_encoder(open_store(world.store_url))
     assert entry is not None and night.release.encoder is not None
     assert night.release.encoder.digest == entry.digest
     assert night.num_encoded == 0, "the evaluation has made the vectors, under the encoder's own fingerprint"
@@ -106,7 +106,7 @@ def test_training_again_finds_nothing_better_and_accepts_nothing(
     assert found["accepted"] is None
     assert f"not accepted: {'; '.join(found['reasons'])}; report: " in output.err
     assert found["report"]["num_queries"] > 0 and found["loss_curve"].endswith("curve.svg")
-    entry = newest(open_store(world.store_url))
+    entry = newest_encoder(open_store(world.store_url))
     assert entry is not None and entry.number == 1
 
 
@@ -126,7 +126,7 @@ def test_evaluate_takes_a_data_set_in_the_beir_layout(trained: World, tmp_path: 
     assert set(report["rankers"]) == {"new", "incumbent", "bm25"}
     assert report["num_queries"] == len(queries)
     assert report["differences"]["incumbent"]["exact"]["nDCG@10"]["high"] < 0
-    entry = newest(open_store(trained.store_url))
+    entry = newest_encoder(open_store(trained.store_url))
     assert entry is not None
     accepted = entry.metrics["rankers"]["new"]["exact"]["nDCG@10"]
     assert report["rankers"]["incumbent"]["exact"]["nDCG@10"] == pytest.approx(accepted, abs=0.02)

@@ -11,7 +11,7 @@ from support.tiny_release import ReleaseMaker, bare_release, publish_bare, unit_
 
 from indexing import LiveRelease, open_release
 from indexing.errors import ConfigError, DamagedError, PublishConflict, UntrustedError
-from indexing.release.commit import commit_release, newest_sound, read_release, release_numbers
+from indexing.release.commit import commit_release, newest_valid_release, read_release, release_numbers
 from indexing.release.manifest import Release, parse_release, release_key, release_to_bytes
 from indexing.release.retention import plan_prune
 from indexing.release.rollback import roll_back
@@ -66,7 +66,7 @@ def test_every_flipped_bit_of_a_release_file_is_found(tmp_path: Path, is_signed:
 
 
 @pytest.mark.case(25)
-def test_a_reader_starts_on_the_newest_sound_release_and_names_the_damaged_one(
+def test_a_reader_starts_on_the_newest_valid_release_release_and_names_the_damaged_one(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = {"cache_dir": tmp_path / "cache"}
@@ -96,7 +96,7 @@ def test_where_no_release_is_sound_the_newest_is_named(store: Store) -> None:
     for number in (1, 2):
         damage(store, number)
     with pytest.raises(DamagedError, match=r"00003\.json"):
-        newest_sound(store)
+        newest_valid_release(store)
 
 
 @pytest.mark.case(25)
@@ -116,7 +116,7 @@ def test_a_rollback_to_a_damaged_release_is_refused(store: Store, tmp_path: Path
 
 def test_a_commit_on_a_damaged_release_is_fine_and_one_before_it_a_conflict(store: Store) -> None:
     collections = read_release(store, 2).collections
-    with pytest.raises(PublishConflict, match="release 3 is, whose file is damaged"):
+    with pytest.raises(PublishConflict, match="release 3 is, and its file is damaged"):
         commit_release(store, bare_release(3))
     assert commit_release(store, bare_release(4, collections=collections)) == read_release(store)
 

@@ -17,7 +17,7 @@ from indexing.release.registry import (
     encoder_url,
     entry_key,
     files_prefix,
-    newest,
+    newest_encoder,
     read_accepted,
 )
 from indexing.store import open_store
@@ -60,7 +60,7 @@ def test_an_accepted_encoder_is_the_same_files_under_the_next_number(
     first = accept(store, model, ENTRY)
     second = accept(store, model, replace(ENTRY, parent=1))
     assert (first.number, second.number, encoder_numbers(store)) == (1, 2, [1, 2])
-    assert newest(store) == second
+    assert newest_encoder(store) == second
     assert first.digest == encoder_digest(model)
     assert encoder_digest(resolve_model(encoder_url(store, first), cache_dir=tmp_path)) == first.digest
 
@@ -70,7 +70,7 @@ def test_of_two_trained_from_one_parent_the_second_is_refused(store_url: str, mo
     first = accept(store, model, ENTRY)
     with pytest.raises(PublishConflict, match="another came in between: train again"):
         accept(store, model, ENTRY)
-    assert newest(store) == first
+    assert newest_encoder(store) == first
 
 
 def test_latest_is_the_newest_accepted_one(store_url: str, model: Path, tmp_path: Path) -> None:

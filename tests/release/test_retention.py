@@ -36,7 +36,7 @@ def test_only_what_no_kept_release_lists_is_deleted(history: History) -> None:
     plan = prune(history.store, keep_last=2)
     assert plan.protected == {3: "one of the last 2", 4: "one of the last 2"}
     assert [history.has(read_release(history.store, number)) for number in (1, 2, 3, 4)] == [False, False, True, True]
-    assert len(plan.doomed) == 2  # the graphs; ids and metadata are the same in every release
+    assert len(plan.to_delete) == 2  # the graphs; ids and metadata are the same in every release
     assert [info.key for info in history.store.list("releases/")] == [release_key(number) for number in (1, 2, 3, 4)]
     verify_release(history.store, read_release(history.store, 3))
 
@@ -227,13 +227,13 @@ def test_multipart_uploads_that_nobody_finished_are_aborted_once_old(
     client.upload_part(Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=1, Body=b"x" * 1000)
     before = keys_of(store)
 
-    assert len(plan_prune(store, keep_last=1, min_age_s=3600).orphans) == 0  # young: it may still be going on
-    assert len(prune(store, min_age_s=3600).orphans) == 0
+    assert len(plan_prune(store, keep_last=1, min_age_s=3600).to_abort) == 0  # young: it may still be going on
+    assert len(prune(store, min_age_s=3600).to_abort) == 0
     assert len(store.list_uploads()) == 1
     time.sleep(2.1)  # S3 stamps whole seconds
     monkeypatch.setattr("indexing.release.retention.MIN_AGE_S", 1.0)  # nobody can make S3's uploads old
     plan = prune(store, min_age_s=1)
-    assert [upload.key for upload in plan.orphans] == [blob_key("ab" * 32)]
+    assert [upload.key for upload in plan.to_abort] == [blob_key("ab" * 32)]
     assert store.list_uploads() == ()
     assert keys_of(store) == before
 
@@ -242,9 +242,9 @@ def test_multipart_uploads_that_nobody_finished_are_aborted_once_old(
 def test_temporary_files_that_nobody_finished_go_once_old(history: History) -> None:
     temporary = history.store._temp_path(blob_key("ab" * 32))
     temporary.write_bytes(b"half a blob")
-    assert prune(history.store).orphans == []
+    assert prune(history.store).to_abort == []
     os.utime(temporary, (time.time() - 2 * DAY_S, time.time() - 2 * DAY_S))
-    assert len(prune(history.store).orphans) == 1
+    assert len(prune(history.store).to_abort) == 1
     assert not temporary.exists()
 
 
@@ -252,9 +252,9 @@ def test_temporary_files_that_nobody_finished_go_once_old(history: History) -> N
 def test_a_prune_of_the_least_age_leaves_the_writes_of_those_who_wait_for_its_lease(history: History) -> None:
     waiting = history.store._temp_path("leases/publish.json")
     waiting.write_bytes(b"{}")
-    assert prune(history.store, min_age_s=MIN_AGE_S).orphans == []
+    assert prune(history.store, min_age_s=MIN_AGE_S).to_abort == []
     os.utime(waiting, (time.time() - DAY_S, time.time() - DAY_S))
-    assert len(prune(history.store, min_age_s=MIN_AGE_S).orphans) == 1
+    assert len(prune(history.store, min_age_s=MIN_AGE_S).to_abort) == 1
     assert not waiting.exists()
 
 
@@ -277,7 +277,7 @@ STRANGE_KEYS = [
 def test_only_keys_of_the_exact_form_of_a_blob_are_deleted(history: History, key: str) -> None:
     history.store.put(key, b"somebody's")
     history.age(2 * DAY_S, key)
-    assert len(prune(history.store).doomed) == 3
+    assert len(prune(history.store).to_delete) == 3
     assert history.store.get(key) == b"somebody's"
 
 
@@ -289,7 +289,7 @@ def test_a_link_among_the_blobs_costs_no_file_elsewhere(history: History, tmp_pa
     os.utime(outside, (0, 0))
     root = Path(history.store.url.removeprefix("file://"))
     (root / "blobs" / "x").symlink_to(outside.parent)
-    assert len(prune(history.store).doomed) == 3
+    assert len(prune(history.store).to_delete) == 3
     (root / "blobs" / "sha256" / "ab").symlink_to(outside.parent)
     history.publish(9)
     history.age(2 * DAY_S, "releases/")
@@ -305,7 +305,7 @@ def test_unfinished_uploads_of_other_programs_are_left_alone(history: History) -
     (Path(history.store.url.removeprefix("file://")) / ".tmp" / "README").write_text("keep me")
     for path in (Path(history.store.url.removeprefix("file://")) / ".tmp").iterdir():
         os.utime(path, (0, 0))
-    assert prune(history.store).orphans == []
+    assert prune(history.store).to_abort == []
 
 
 # ---- ages and pins ----

@@ -37,7 +37,7 @@ def test_a_publish_that_reuses_an_old_blob_loses_none_to_a_stalled_prune(history
     """Without the lease, as a prune would run that has stalled, been taken over, and not noticed yet."""
     plan = plan_prune(history.store, keep_last=1, min_age_s=DAY_S)
     release = replace(make_release(5, history.collection(2)), parent=4)  # what release 2 held, in demand again
-    assert {blob_key(sha256) for sha256 in release.blobs()} & {info.key for info in plan.doomed}
+    assert {blob_key(sha256) for sha256 in release.blobs()} & {info.key for info in plan.to_delete}
 
     def upload() -> None:
         send_files(history.store, history.files(release), parent=read_release(history.store, 4))
@@ -70,7 +70,7 @@ def test_a_prune_that_deletes_in_spite_of_its_last_look_is_made_good_after_the_c
     resend_missing(history.store, release, upload)
     verify_release(history.store, release)
     history.store.delete(blob_key(index.sha256))
-    with pytest.raises(StoreUnavailable, match="vanish or change as often as they are sent"):
+    with pytest.raises(StoreUnavailable, match="are deleted or altered each time they are sent"):
         resend_missing(history.store, release, lambda: None)
 
 
@@ -107,7 +107,7 @@ def test_many_publishes_prunes_and_rollbacks_that_take_turns_lose_nothing(
     def prune_blobs() -> None:
         plan = plan_prune(history.store, keep_last=1, min_age_s=0)
         # At age 0 every write of this moment is an orphan, such as a lease that another thread is about to create.
-        apply_prune(history.store, replace(plan, orphans=()), still_ours)
+        apply_prune(history.store, replace(plan, to_abort=()), still_ours)
 
     def go_back() -> None:
         current = read_release(history.store)
@@ -216,7 +216,7 @@ def test_a_publish_that_was_stopped_before_its_commit_waits_for_the_prune_that_o
     release = replace(make_release(5, history.collection(2)), parent=4)  # what release 2 held
     with hold_lease(history.store, "prune", wait=False, deletes=True) as lease:
         plan = plan_prune(history.store, keep_last=1, min_age_s=DAY_S)
-        stopped = [lambda: [history.store.delete(info.key) for info in plan.doomed], lambda: lease._end()]
+        stopped = [lambda: [history.store.delete(info.key) for info in plan.to_delete], lambda: lease._end()]
         monkeypatch.setattr("indexing.clock.sleep", lambda seconds: stopped.pop(0)())
         publish_reused(history, release)
         assert stopped == []

@@ -12,7 +12,7 @@ from support.tiny_release import ReleaseMaker, bare_release, make_release, publi
 from indexing import LiveRelease, open_release
 from indexing.errors import ConfigError, DamagedError, UntrustedError
 from indexing.release.codec import encode_canonical
-from indexing.release.commit import commit_release, newest_sound, read_release
+from indexing.release.commit import commit_release, newest_valid_release, read_release
 from indexing.release.manifest import Release, parse_release, release_to_bytes
 from indexing.release.seal import seal
 from indexing.release.signing import check_signed_bytes, load_private_key, load_public_key, sign_release
@@ -90,10 +90,10 @@ def test_a_reader_with_a_key_passes_over_a_newer_release_without_signature_and_s
     publish_bare(store, sign_release(bare_release(1), KEY))
     publish_bare(store, bare_release(2))
     publish_bare(store, sign_release(bare_release(3), OTHER))
-    assert newest_sound(store, [KEY.public_key()]).number == 1
+    assert newest_valid_release(store, [KEY.public_key()]).number == 1
     lines = [record for record in caplog.records if record.levelname == "ERROR"]
     assert [("unsigned" in line.message, "the key" in line.message) for line in lines] == [(False, True), (True, False)]
-    assert newest_sound(store).number == 3
+    assert newest_valid_release(store).number == 3
 
 
 def test_where_no_key_fits_any_release_the_newest_is_named(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_where_no_key_fits_any_release_the_newest_is_named(tmp_path: Path) -> No
     for number in (1, 2):
         publish_bare(store, sign_release(bare_release(number), KEY))
     with pytest.raises(UntrustedError, match=r"00002\.json: expected it signed by"):
-        newest_sound(store, [OTHER.public_key()])
+        newest_valid_release(store, [OTHER.public_key()])
 
 
 def test_an_empty_list_of_keys_is_an_error_and_not_trust_in_everybody(tmp_path: Path, release: Release) -> None:

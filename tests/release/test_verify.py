@@ -111,7 +111,7 @@ def test_shards_that_swapped_places_are_found(maker: ReleaseMaker, target_store:
     one, two = collection.shards
     shards = (dataclasses.replace(two, number=0), dataclasses.replace(one, number=1))
     release = maker.publish(target_store, dataclasses.replace(collection, shards=shards))
-    with pytest.raises(DamagedError, match="expected ids of this shard alone"):
+    with pytest.raises(DamagedError, match="expected only ids of this shard"):
         verify_release(target_store, release)
 
 

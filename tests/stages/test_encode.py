@@ -154,7 +154,7 @@ def test_texts_that_were_cut_are_counted(encode: Encode) -> None:
 
 
 def test_a_worker_with_another_model_refuses_to_encode(settings: EncodeSettings) -> None:
-    with pytest.raises(DataError, match=r"this worker holds another .* than the driver .*install the same one"):
+    with pytest.raises(DataError, match=r"this worker has another .* than the driver .*install the same one"):
         ChunkEncoder(replace(settings, encoder_digest="0" * 64))
 
 

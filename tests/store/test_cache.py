@@ -69,7 +69,7 @@ def test_threads_and_processes_can_share_one_folder(tmp_path: Path, blob_store: 
 
 def test_a_cache_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path, blob_store: Store) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreUnavailable, match="expected a cache folder"):
+    with pytest.raises(StoreUnavailable, match="expected a writable cache folder"):
         BlobCache(tmp_path / "file").fetch(blob_store, BLOB)
 
 

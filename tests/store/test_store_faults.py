@@ -310,7 +310,7 @@ def test_an_upload_that_another_aborts_is_an_error(
 ) -> None:
     direct.put("f", b"old")
     proxy.plan = always(completes, GONE)
-    with pytest.raises(StoreUnavailable, match="aborted from elsewhere"):
+    with pytest.raises(StoreUnavailable, match="aborted by another process"):
         store.upload("f", *large_file)
     assert direct.get("f") == b"old"
 

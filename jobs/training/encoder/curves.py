@@ -1,4 +1,4 @@
-"""The course of a training, as CSV and as a picture."""
+"""The loss curve of a training, as CSV and as a picture."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ SMOOTH_STEPS = 20
 
 
 def write_curve(curve: Curve, batch_pairs: int) -> bytes:
-    """CSV; pairs/s are those since the step before, also where a run went on after a pause."""
+    """CSV; pairs/s are those since the previous step, also where a run resumed after a pause."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["step", "loss", "accuracy", "pairs_per_s"])

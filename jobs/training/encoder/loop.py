@@ -36,7 +36,7 @@ def run_steps(
     settings: TrainingConfig,
     first_step: int = 0,
 ) -> Iterator[tuple[int, float, float]]:
-    """Yields (step, loss, in-batch accuracy) after each. Raises DataError when the loss is not finite any more."""
+    """Yields (step, loss, in-batch accuracy) after each. Raises DataError when the loss is no longer finite."""
     weights = encoder.trainable()
     for number in range(first_step, settings.steps):
         optimizer.zero_grad(set_to_none=True)

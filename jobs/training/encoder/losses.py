@@ -13,10 +13,10 @@ from torch.nn.functional import cross_entropy, normalize
 
 @dataclass(frozen=True)
 class Targets:
-    """What is known of a batch beside its vectors."""
+    """What is known of a batch in addition to its vectors."""
 
     is_positive_PC: torch.Tensor
-    """bool: which candidates the query of a pair, or another of its group, is known to lead to; the pair's own one is
+    """bool: which candidates the query of a pair, or another of its group, is known to lead to; the pair's own item is
     in column p of row p."""
     log_expected_C: torch.Tensor
     """float32: log of how often the sampling is expected to put the candidate into a batch."""
@@ -47,7 +47,7 @@ def info_nce(
 
 @torch.no_grad()
 def in_batch_accuracy(queries_PD: torch.Tensor, candidates_CD: torch.Tensor, targets: Targets) -> float:
-    """The share of pairs whose query has no candidate nearer than the pair's own one, or another it is known for."""
+    """The share of pairs whose own item is the query's nearest candidate, other known positives left out."""
     best_P = _hide_others(queries_PD @ candidates_CD.T, targets).argmax(dim=1)
     return (best_P == torch.arange(len(best_P), device=best_P.device)).float().mean().item()
 
@@ -64,7 +64,7 @@ def _symmetric(scores_PC: torch.Tensor, targets: Targets) -> torch.Tensor:
     num_pairs = len(scores_PC)
     own = torch.arange(num_pairs, device=scores_PC.device)
     masked_PC = _hide_others(scores_PC, targets)
-    # Popular items are negatives more often than their share of the catalogue; subtracting log Q takes that back
+    # Popular items are negatives more often than their share of the catalogue; subtracting log Q corrects for that
     # (sampled softmax with logQ correction, Yi et al. 2019, doi:10.1145/3298689.3346996; over a mix of sources as in
     # Yang et al. 2020, doi:10.1145/3366424.3386195).
     forward = cross_entropy(masked_PC - targets.log_expected_C, own)

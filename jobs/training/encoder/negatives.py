@@ -1,7 +1,7 @@
 """Hard negatives: what the published release finds for a query, and nobody is known to have wanted.
 
 Only candidates that score clearly below the best known positive are taken (positive-aware mining, de Souza P. Moreira
-et al. 2024, arXiv:2407.15831): most of what ranks higher is relevant and only not known to be.
+et al. 2024, arXiv:2407.15831): most items that rank higher are relevant, just not known to be.
 """
 
 import csv

@@ -22,7 +22,7 @@ MIN_PREFIX = 3
 MIN_TYPO = 4
 KEY_ROWS = ("1234567890", "qwertyuiop", "asdfghjkl", "zxcvbnm")
 NEIGHBOURS = {key: row[max(at - 1, 0) : at] + row[at + 1 : at + 2] for row in KEY_ROWS for at, key in enumerate(row)}
-"""A key of the QWERTY layout → those beside it in its row."""
+"""A key of the QWERTY layout → those next to it in its row."""
 Words = tuple[int, int, int, int]
 
 
@@ -35,7 +35,7 @@ def reformulated_pairs(interactions: pa.Table, max_gap_s: float = 300.0) -> pa.T
     """PAIRS of a query that led to nothing and the items clicked for the next query of its session.
 
     Neighbouring rows of a session with the same query are one search. The pair takes query_group and weight from the
-    click, so that both queries fall on one side of a split. Searches of one instant have no order, and make no pair.
+    click, so that both queries fall on one side of a split. Searches at the same time have no order, and make no pair.
     """
     has_place = pc.and_(pc.is_valid(interactions["session_id"]), pc.is_finite(interactions["timestamp"]))
     order = [("session_id", "ascending"), ("timestamp", "ascending"), ("query", "ascending")]
@@ -101,14 +101,14 @@ def prefix_of(title: str, words: Words) -> str:
 
 
 def typo_of(title: str, words: Words) -> str:
-    """The title with one slip: a character dropped, doubled, swapped with the next, or the key beside; '' if short."""
+    """The title with one slip: a character dropped, doubled, swapped with the next, or the next key; '' if short."""
     if len(title) < MIN_TYPO:
         return ""
     places = {
         _drop: range(len(title)),
         _double: [at for at, char in enumerate(title) if not char.isspace()],
         _swap: [at for at in range(len(title) - 1) if title[at] != title[at + 1]],
-        _press_beside: [at for at, char in enumerate(title) if char.lower() in NEIGHBOURS],
+        _press_adjacent: [at for at, char in enumerate(title) if char.lower() in NEIGHBOURS],
     }
     slips = [slip for slip in places if places[slip]]
     slip = slips[words[1] % len(slips)]
@@ -127,7 +127,7 @@ def _swap(title: str, at: int, _: int) -> str:
     return title[:at] + title[at + 1] + title[at] + title[at + 2 :]
 
 
-def _press_beside(title: str, at: int, word: int) -> str:
+def _press_adjacent(title: str, at: int, word: int) -> str:
     keys = NEIGHBOURS[title[at].lower()]
     key = keys[word % len(keys)]
     return title[:at] + (key.upper() if title[at].isupper() else key) + title[at + 1 :]

@@ -10,7 +10,7 @@ from cluster.session import ray_session
 from indexing.encoder import EncoderSettings, resolve_model
 from indexing.errors import ConfigError, ValidationFailed
 from indexing.release.codec import to_plain
-from indexing.release.registry import AcceptedEncoder, accept, encoder_url, newest
+from indexing.release.registry import AcceptedEncoder, accept, encoder_url, newest_encoder
 from indexing.store.cache import default_cache_folder
 from jobs.config.schema import Config
 from jobs.evaluation.acceptance import why_not_accepted
@@ -43,8 +43,9 @@ class Trained:
 
 
 def run_training(config: Config, progress: Progress) -> Trained:
-    """Trains, measures against the encoder in use, and accepts what is better; otherwise nothing is stored but the
-    artifact. An artifact that is complete is measured again, not trained again.
+    """Trains, measures against the encoder in use, and accepts a better one; otherwise only the artifact is stored.
+
+    An artifact that is complete is measured again, not trained again.
     """
     run = open_run(config, progress)
     run = run.with_config(pin_encoder(config, run.store))
@@ -52,7 +53,7 @@ def run_training(config: Config, progress: Progress) -> Trained:
     log = require_interactions(config.training.interactions, config.s3, "training.interactions")
     held_back = require_interactions(config.evaluation.interactions, config.s3, "evaluation.interactions").rows
     check_split(log.rows, held_back)
-    inputs, parent = read_inputs(run), newest(run.store)
+    inputs, parent = read_inputs(run), newest_encoder(run.store)
     if inputs.encoder is None:
         raise ConfigError("vectors.path: expected a catalogue and an encoder to train, got precomputed vectors")
     data_fingerprint = log.fingerprint()

@@ -1,7 +1,7 @@
 """Fine-tuning: search logs and the current encoder in, a sentence-transformers folder out, by Ray Train.
 
 Everything lies in one artifact of the workspace: `data/` (pairs, texts, negatives), `checkpoints/`, `encoder/`, and the
-curves of the run. A run that was killed goes on from its last checkpoint; so does a worker that Ray starts again.
+curves of the run. A killed run resumes from its last checkpoint; so does a worker that Ray restarts.
 """
 
 import logging
@@ -41,7 +41,7 @@ WORKER_RESTARTS = 3
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_PARTS = ("encoder", "optimizer", "average")
 AVERAGED_SHARE = 0.1
-"""Of the steps: over so many the weights of the result are averaged. Where learning rates are high, the average ranks
+"""Of the steps: the weights of the result are averaged over them. Where learning rates are high, the average ranks
 better than the last step: nDCG@10 0.247 -> 0.252 and 0.249 -> 0.255 on the queries of 130 held-back groups.
 """
 
@@ -90,9 +90,9 @@ def train(job: TrainJob, progress: Progress) -> TrainedSteps:
 
 
 def check_workers(settings: TrainingConfig, address: str | None) -> None:
-    """Raises ConfigError where this machine can never hold the workers, for which Ray Train would wait without an end.
+    """Raises ConfigError where this machine can never hold the workers, for which Ray Train would wait forever.
 
-    A cluster may yet grow, so there it is only said.
+    A cluster may yet grow, so there it is only logged.
     """
     found = cluster_resources()
     cpus, gpus = settings.num_workers * settings.cpus_per_worker, settings.num_workers * settings.use_gpu
@@ -110,7 +110,7 @@ def run_workers(job: TrainJob, events: Queue, folder: str) -> None:
     settings = job.training
     resources = {"CPU": settings.cpus_per_worker, **({"GPU": 1} if settings.use_gpu else {})}
     for name in ("ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is raised
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job, "events": events},
@@ -135,7 +135,7 @@ def run_workers(job: TrainJob, events: Queue, folder: str) -> None:
 
 @dataclass
 class Outcome:
-    """What the workers have told so far."""
+    """What the workers have reported so far."""
 
     error: NightcrateError | None = None
     loss: float | None = None
@@ -143,7 +143,7 @@ class Outcome:
 
 @contextmanager
 def showing(events: Queue, bar: Bar) -> Iterator[Outcome]:
-    """Moves the bar as the workers tell of their steps, while the block runs."""
+    """Moves the bar as the workers report their steps, while the block runs."""
     outcome = Outcome()
 
     def follow() -> None:
@@ -154,7 +154,7 @@ def showing(events: Queue, bar: Bar) -> Iterator[Outcome]:
             else:
                 pairs, outcome.loss = event
                 note = f"loss {outcome.loss:.3f}"
-                bar.advance(max(0, pairs - done), note)  # a worker that goes on from a checkpoint repeats some steps
+                bar.advance(max(0, pairs - done), note)  # a worker that resumes from a checkpoint repeats some steps
                 done = max(done, pairs)
 
     thread = threading.Thread(target=follow, daemon=True)
@@ -167,7 +167,7 @@ def showing(events: Queue, bar: Bar) -> Iterator[Outcome]:
 
 
 def train_worker(arguments: dict[str, Any]) -> None:
-    """On a worker. An expected error is told, not raised: Ray would try again what can only fail again."""
+    """On a worker. An expected error is sent, not raised: Ray would retry what can only fail again."""
     job, events = arguments["job"], arguments["events"]
     try:
         run_job(job, events)
@@ -178,7 +178,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
 
 @dataclass
 class TrainingState:
-    """What steps change, and a checkpoint holds."""
+    """What steps change and checkpoints contain."""
 
     encoder: TrainableEncoder
     optimizer: torch.optim.Optimizer
@@ -255,7 +255,7 @@ def load_checkpoint(artifact: Artifact[TrainedSteps], state: TrainingState) -> N
     for name in CHECKPOINT_PARTS:
         getattr(state, name).load_state_dict(found[name])
     state.curve = found["curve"]
-    logger.info("training: goes on after %d steps", len(state.curve))
+    logger.info("training: resumes after %d steps", len(state.curve))
 
 
 def save_encoder(artifact: Artifact[TrainedSteps], encoder: TrainableEncoder) -> None:

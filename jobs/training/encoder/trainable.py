@@ -158,7 +158,7 @@ def write_router(layout: Layout, folder: Path) -> None:
 
 
 def copy_files(source: Path, folder: Path, names: dict[str, str]) -> None:
-    """All but weights, which are written anew."""
+    """All files but weights, which are written separately."""
     for name, target in names.items():
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
         if not name.endswith((".safetensors", ".safetensors.index.json")):
