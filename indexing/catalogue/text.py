@@ -6,10 +6,10 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexing.catalogue.columns import as_text, plain, without_blanks
 from indexing.catalogue.contract import FINGERPRINT_TYPE
 from indexing.errors import ConfigError
 
@@ -39,25 +39,15 @@ class TextTemplate:
 
 
 def _as_text(column: pa.ChunkedArray, field: str) -> pa.Array:
-    """string (num_rows,). Raises ConfigError for a type that cannot be rendered as text, such as a struct."""
+    """string (num_rows,), '' where a value is missing. Raises ConfigError for a type that has no text, as a struct."""
     try:
-        array = column.combine_chunks()
-        if pa.types.is_nested(array.type):
-            array = _join_lists(array)
-        return pc.fill_null(pc.utf8_trim_whitespace(array.cast(pa.string())), "")
+        array = plain(column.combine_chunks())
+        texts = pc.binary_join(without_blanks(array), ", ") if pa.types.is_nested(array.type) else as_text(array)
+        return pc.fill_null(pc.utf8_trim_whitespace(texts), "")
     except pa.ArrowNotImplementedError as error:
         raise ConfigError(
             f"catalogue.text: field '{field}' cannot be rendered as text, its type is {column.type}"
         ) from error
-
-
-def _join_lists(array: pa.Array) -> pa.Array:
-    """string (num_rows,): what is not blank in each list, joined by ', '."""
-    values = pc.utf8_trim_whitespace(pc.list_flatten(array).cast(pa.string()))
-    present = pc.fill_null(pc.not_equal(values, ""), False)
-    counts = np.bincount(pc.list_parent_indices(array).filter(present).to_numpy(), minlength=len(array))
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    return pc.binary_join(pa.ListArray.from_arrays(offsets, values.filter(present)), ", ")
 
 
 def parse_templates(

@@ -17,6 +17,7 @@ from jobs.config.training import EvaluationConfig, TrainingConfig
 
 SHORT_FORMS = {"encoder": "model"}
 """A section that can be written as one word, and which of its keys that is: `encoder: latest`."""
+MIN_ROWS_FOR_SHARE, HANDFUL = 100, 5
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -41,7 +42,13 @@ class CatalogueConfig:
     )
     """How an item reads as text, per item type or `default`; a missing field leaves no separator."""
     max_quarantined: Share = 0.01
-    """Share of rows that may be invalid before the run stops with exit code 3."""
+    """Share of rows, of the catalogue or of a log, that may be set aside as bad; of fewer than 100 rows, 5 may."""
+
+    def max_bad_rows(self, num_rows: int) -> int:
+        """How many of `num_rows` may be set aside. A share of few rows would be none, so they have a handful."""
+        if num_rows < MIN_ROWS_FOR_SHARE:
+            return HANDFUL if self.max_quarantined else 0
+        return int(self.max_quarantined * num_rows)
 
     @model_validator(mode="after")
     def _each_item_type_in_one_collection(self) -> Self:

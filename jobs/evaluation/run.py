@@ -17,7 +17,7 @@ from jobs.inputs.beir import read_beir
 from jobs.inputs.catalogue import PART_ROWS
 from jobs.inputs.encoder import pin_encoder, read_encoder, with_encoder
 from jobs.inputs.inputs import Inputs, read_inputs
-from jobs.inputs.interactions import require_interactions
+from jobs.inputs.interactions import read_interactions
 from jobs.progress import Progress
 from jobs.run import Run, open_run
 from jobs.workspace.fingerprint import fingerprint
@@ -31,10 +31,11 @@ def run_evaluation(config: Config, progress: Progress) -> EvaluationReport:
     run = open_run(config, progress)
     run = run.with_config(pin_encoder(config, run.store))
     config, inputs, parent = run.config, read_inputs(run), newest_encoder(run.store)
-    held_back = require_interactions(config.evaluation.interactions, config.s3, "evaluation.interactions").rows
+    limit = config.catalogue.max_bad_rows
+    held_back = read_interactions(config.evaluation.interactions, config.s3, "evaluation.interactions", limit).rows
     log = None
     if config.training.interactions:
-        log = require_interactions(config.training.interactions, config.s3, "training.interactions").rows
+        log = read_interactions(config.training.interactions, config.s3, "training.interactions", limit).rows
     models = {NEW: config.encoder.model}
     if parent and inputs.encoder and parent.digest != inputs.encoder.digest:
         models[INCUMBENT] = encoder_url(run.store, parent)

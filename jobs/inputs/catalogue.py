@@ -1,13 +1,13 @@
 """Where rows come from: the catalogue's Parquet files, or those of precomputed vectors, cut into parts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexing.catalogue.contract import conform_schema
+from indexing.catalogue.contract import conform_schema, merge_schemas
 from indexing.errors import ConfigError, DataError
 from indexing.store import ObjectInfo, Store, open_store
 from jobs.config.schema import Config
@@ -89,7 +89,7 @@ def scan_source(config: Config) -> Source:
     npy = find_npy(config, num_rows)
     if npy:
         digests.append((npy.info.key, npy.digest))
-    return Source(parts, unify(scans), num_rows, fingerprint(digests), npy)
+    return Source(parts, unify(scans, store.describe), num_rows, fingerprint(digests), npy)
 
 
 def scan_file(config: Config, store: Store, info: ObjectInfo) -> FileScan:
@@ -145,13 +145,9 @@ def split_file(store: Store, info: ObjectInfo, metadata: pq.FileMetaData, first_
     return parts
 
 
-def unify(scans: Sequence[FileScan]) -> pa.Schema:
+def unify(scans: Sequence[FileScan], describe: Callable[[str], str]) -> pa.Schema:
+    """The columns of all files. Raises DataError, naming the file, where a column's types have none in common."""
     merged = scans[0].schema
     for scan in scans[1:]:
-        try:
-            merged = pa.unify_schemas([merged, scan.schema])
-        except pa.ArrowTypeError as error:
-            raise DataError(
-                f"{scan.info.key}: a column has another type than in {scans[0].info.key}: {error}"
-            ) from error
+        merged = merge_schemas(merged, scan.schema, describe(scan.info.key))
     return merged

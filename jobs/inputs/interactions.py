@@ -1,17 +1,22 @@
 """The interactions contract: what a search log must contain before pairs are made from it."""
 
+import logging
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from indexing.catalogue.contract import converts
-from indexing.errors import ConfigError, DataError, first_line
+from indexing.catalogue.contract import conform_table, is_blank, require_columns
+from indexing.errors import ConfigError, DataError
 from indexing.store import ObjectInfo, S3Settings, Store
 from jobs.inputs.parquet import content_digest, list_parquet, open_listed, parquet_errors, read_footer
 from jobs.workspace.fingerprint import fingerprint
 
+logger = logging.getLogger(__name__)
 INTERACTIONS = pa.schema(
     [
         pa.field("query", pa.string()),
@@ -28,6 +33,8 @@ INTERACTIONS = pa.schema(
 """A row is a click, or, where item_id is null or weight 0, a search that led to nothing. `timestamp`: unix seconds."""
 REQUIRED = ("query", "item_id", "query_group")
 TICKS_PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+YEARS_S = (946_684_800.0, 4_102_444_800.0)
+"""2000 and 2100 as unix seconds. Between these years a number says its unit: the ranges of no two units meet."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +55,51 @@ class Log:
             return content_digest(self.store, info, file)
 
 
-def read_interactions(path: str, s3: S3Settings | None, setting: str) -> Log:
-    """All rows of a Parquet file or of a folder of them, as INTERACTIONS; a missing weight column reads as 1.
+def read_interactions(path: str | None, s3: S3Settings | None, setting: str, max_bad_rows: Callable[[int], int]) -> Log:
+    """The good rows of a Parquet file, or of a folder of them, as INTERACTIONS; a missing weight column reads as 1.
 
-    Raises ConfigError when there is no file (`setting` names the key of the configuration), DataError on a missing
-    column, a type that does not convert, a row without query or query_group, an invalid weight, or no rows.
+    `max_bad_rows`: number of rows → how many of them may be set aside, which a warning counts. Raises ConfigError
+    when there is no file (`setting` names the key of the configuration), DataError on a missing column, a type that
+    does not convert, timestamps of no certain unit, too many bad rows, or no good ones.
     """
+    if path is None:
+        raise ConfigError(f"{setting}: expected a Parquet file of search logs, got none")
     store, files = list_parquet(path, s3, setting)
-    table = pa.concat_tables([_read_file(store, info) for info in files])
-    if not table.num_rows:
+    tables: list[pa.Table] = []
+    reasons: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for info in files:
+        table = read_file(store, info)
+        is_good = pc.is_null(table["reason"])
+        tables.append(table.filter(is_good).drop_columns("reason"))
+        for row in np.flatnonzero(pc.invert(is_good)):
+            reason = table["reason"][row].as_py()
+            reasons[reason] += 1
+            examples.setdefault(reason, f"row {row + 1} of {store.describe(info.key)}")
+    good = pa.concat_tables(tables)
+    check_bad_rows(setting, good.num_rows, reasons, examples, max_bad_rows)
+    if not good.num_rows:
         raise DataError(f"{setting}: expected rows at {path}, got none in {len(files)} files")
-    return Log(table, store, tuple(files))
+    return Log(good, store, tuple(files))
 
 
-def _read_file(store: Store, info: ObjectInfo) -> pa.Table:
+def check_bad_rows(
+    setting: str, num_good: int, reasons: Counter[str], examples: dict[str, str], max_bad_rows: Callable[[int], int]
+) -> None:
+    """Warns of bad rows. Raises DataError for more than `max_bad_rows`."""
+    num_bad, num_rows = reasons.total(), num_good + reasons.total()
+    said = "; ".join(f"{count}: {reason}, first in {examples[reason]}" for reason, count in sorted(reasons.items()))
+    if num_bad > max_bad_rows(num_rows):
+        raise DataError(
+            f"{setting}: expected at most {max_bad_rows(num_rows)} bad rows (catalogue.max_quarantined), got {num_bad} "
+            f"of {num_rows}; {said}"
+        )
+    if num_bad:
+        logger.warning("%s: %d of %d rows are set aside; %s", setting, num_bad, num_rows, said)
+
+
+def read_file(store: Store, info: ObjectInfo) -> pa.Table:
+    """All rows of a file as INTERACTIONS, with `reason`: why a row is bad, null where it is not."""
     source = store.describe(info.key)
     with open_listed(store, info) as file:
         _, schema = read_footer(file, source)
@@ -69,67 +107,69 @@ def _read_file(store: Store, info: ObjectInfo) -> pa.Table:
         with parquet_errors(source):
             names = [name for name in INTERACTIONS.names if name in schema.names]
             table = pq.ParquetFile(file).read(columns=names)
-    table = conform(table)
-    check_rows(table, source)
-    return table
+    return check_rows(conform(table, source))
 
 
 def check_schema(schema: pa.Schema, source: str) -> None:
-    """Raises DataError naming `source` and the column that is missing or has a type that does not convert."""
-    missing = [name for name in REQUIRED if name not in schema.names]
-    if missing:
-        raise DataError(f"{source}: expected columns {', '.join(REQUIRED)}; {', '.join(missing)} not found")
-    for field in INTERACTIONS:
-        if field.name not in schema.names:
-            continue
-        actual = schema.field(field.name).type
-        if not converts(actual, field.type) and not (field.name == "timestamp" and pa.types.is_timestamp(actual)):
-            raise DataError(f"{source}: expected column {field.name} as {field.type}, got {actual}")
+    """Raises DataError naming `source` and a column that is missing, twice or of a type that does not convert."""
+    number = schema.get_field_index("timestamp")
+    if number >= 0 and pa.types.is_timestamp(schema.field(number).type):
+        schema = schema.set(number, INTERACTIONS.field("timestamp"))  # `conform` reads it
+    require_columns(schema, INTERACTIONS, REQUIRED, source)
 
 
-def conform(table: pa.Table) -> pa.Table:
-    """`table` with the columns of INTERACTIONS, cast; where one is missing, weight 1 and otherwise nulls."""
-    columns = []
-    for field in INTERACTIONS:
-        if field.name in table.column_names:
-            columns.append(_cast(table[field.name], field.type))
-        elif field.name == "weight":
-            columns.append(pa.repeat(pa.scalar(1.0, field.type), table.num_rows))
-        else:
-            columns.append(pa.nulls(table.num_rows, field.type))
-    return pa.table(columns, schema=INTERACTIONS)
+def conform(table: pa.Table, source: str) -> pa.Table:
+    """`table` with the columns of INTERACTIONS and `reason`; where one is missing, weight 1 and otherwise nulls."""
+    if "weight" not in table.column_names:
+        table = table.append_column("weight", pa.repeat(1.0, table.num_rows))
+    number = table.schema.get_field_index("timestamp")
+    if number >= 0 and pa.types.is_timestamp(table.schema.field(number).type):  # without a time zone it counts as UTC
+        unit = table.schema.field(number).type.unit
+        ticks = table["timestamp"].cast(pa.int64()).cast(pa.float64(), safe=False)
+        table = table.set_column(number, "timestamp", pc.divide(ticks, TICKS_PER_SECOND[unit]))
+        return conform_table(table, INTERACTIONS, INTERACTIONS)
+    table = conform_table(table, INTERACTIONS, INTERACTIONS)
+    return in_seconds(table, source)
 
 
-def _cast(column: pa.ChunkedArray, expected: pa.DataType) -> pa.ChunkedArray:
-    if pa.types.is_timestamp(column.type):  # without a time zone it counts as UTC
-        return pc.divide(column.cast(pa.int64()).cast(expected, safe=False), TICKS_PER_SECOND[column.type.unit])
-    return column.cast(expected, safe=False)
+def in_seconds(table: pa.Table, source: str) -> pa.Table:
+    """`table` with its numbers in `timestamp`, of whatever unit, as unix seconds; what is in no year of ours is bad.
+
+    The unit is that in which the median lies between the years 2000 and 2100. Raises DataError where there is none.
+    """
+    known = table["timestamp"].drop_null().to_numpy()
+    if not len(known):
+        return table
+    median = float(np.quantile(known, 0.5, method="lower"))
+    first, last = YEARS_S
+    units = [unit for unit, ticks in TICKS_PER_SECOND.items() if first * ticks <= median < last * ticks]
+    if not units:
+        raise DataError(
+            f"{source}: expected column timestamp as unix seconds, or as milli-, micro- or nanoseconds, between the "
+            f"years 2000 and 2100, got {median:.17g}; write a timestamp type where the times are others"
+        )
+    if units != ["s"]:
+        logger.info("%s: timestamp is read as unix time in %s", source, units[0])
+    times = pc.divide(table["timestamp"], TICKS_PER_SECOND[units[0]])
+    is_other = pc.fill_null(pc.or_(pc.less(times, first), pc.greater_equal(times, last)), False)
+    reason = f"timestamp is not in {units[0]}, as the others are, between the years 2000 and 2100"
+    reasons = pc.coalesce(table["reason"], pc.if_else(is_other, reason, None))
+    table = table.set_column(table.column_names.index("timestamp"), INTERACTIONS.field("timestamp"), times)
+    return table.set_column(table.column_names.index("reason"), "reason", reasons)
 
 
-def check_rows(table: pa.Table, source: str) -> None:
-    """Raises DataError naming `source`, how many rows are invalid, and the number, from 0, of the first one."""
-    try:
-        table.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{source}: expected strings in UTF-8; {first_line(error)}") from error
-    for name in ("query", "query_group"):
-        blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(table[name]), ""), True)
-        _refuse(blank, f"{source}: expected a text in column {name}, got null or blank")
-    good = pc.and_(pc.is_finite(table["weight"]), pc.greater_equal(table["weight"], 0))
-    _refuse(pc.invert(pc.fill_null(good, False)), f"{source}: expected a weight of 0 or more, got another")
-
-
-def _refuse(bad: pa.ChunkedArray, message: str) -> None:
-    first = pc.index(bad, True).as_py()
-    if first >= 0:
-        raise DataError(f"{message} in {pc.sum(bad).as_py()} rows, the first of them row {first}")
-
-
-def require_interactions(path: str | None, s3: S3Settings | None, setting: str) -> Log:
-    """`read_interactions`; raises ConfigError where no path is configured."""
-    if path is None:
-        raise ConfigError(f"{setting}: expected a Parquet file of search logs, got none")
-    return read_interactions(path, s3, setting)
+def check_rows(table: pa.Table) -> pa.Table:
+    """`table` with a reason for each row that breaks the contract."""
+    weight = table["weight"]
+    is_weight = pc.fill_null(pc.and_(pc.is_finite(weight), pc.greater_equal(weight, 0)), False)
+    found = pc.case_when(
+        pc.make_struct(is_blank(table["query"]), is_blank(table["query_group"]), pc.invert(is_weight)),
+        "query is null or blank",
+        "query_group is null or blank",
+        "weight is missing, negative or not finite",
+        pa.scalar(None, pa.string()),
+    )
+    return table.set_column(table.column_names.index("reason"), "reason", pc.coalesce(table["reason"], found))
 
 
 def check_split(log: pa.Table, held_back: pa.Table) -> None:

@@ -1,16 +1,19 @@
 """Files of queries: read and sampled."""
 
 import hashlib
+import logging
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from indexing.catalogue.contract import converts
+from indexing.catalogue.columns import convert, converts
 from indexing.errors import DataError
 from indexing.store import S3Settings
 from jobs.config.schema import Config
 from jobs.inputs.parquet import list_parquet, open_listed, parquet_errors, read_footer
+
+logger = logging.getLogger(__name__)
 
 
 def read_queries(path: str, s3: S3Settings | None, setting: str) -> list[str]:
@@ -22,9 +25,12 @@ def read_queries(path: str, s3: S3Settings | None, setting: str) -> list[str]:
         with open_listed(store, info) as file:
             _, schema = read_footer(file, source)
             if "query" not in schema.names or not converts(schema.field("query").type, pa.string()):
-                raise DataError(f"{source}: expected a string column query, got {', '.join(schema.names)}")
+                raise DataError(f"{source}: expected a column query of texts, got {', '.join(schema.names)}")
             with parquet_errors(source):
                 column = pq.ParquetFile(file).read(columns=["query"])["query"]
+        column, undecodable = convert(column, pa.string())
+        if count := pc.sum(undecodable).as_py():
+            logger.warning("%s: %d queries that are not UTF-8 are left out", source, count)
         texts.update(text for text in pc.unique(column).to_pylist() if text and text.strip())
     if not texts:
         raise DataError(f"{setting}: expected queries in {path}, got only blank ones")

@@ -157,10 +157,10 @@ def summarise(path: str, source: Source, parts: Sequence[PartCounts], checks: Se
 def check_quarantine(run: Run, prepared: Prepared) -> None:
     """Raises DataError when too many rows were bad, or a collection got no items."""
     catalogue, num_bad = run.config.catalogue, prepared.num_quarantined
-    if num_bad > catalogue.max_quarantined * prepared.num_rows:
+    if num_bad > (allowed := catalogue.max_bad_rows(prepared.num_rows)):
         reason, count = max(prepared.quarantined.items(), key=lambda item: item[1])
         raise DataError(
-            f"expected at most {catalogue.max_quarantined:.2%} bad rows (catalogue.max_quarantined), got "
+            f"expected at most {allowed} bad rows (catalogue.max_quarantined: {catalogue.max_quarantined}), got "
             f"{num_bad} of {prepared.num_rows}; {count} of them: {reason}; all are in "
             f"{run.workspace.describe(prepared.quarantine_key)}"
         )

@@ -231,7 +231,9 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for name in (__name__, "jobs"):
         logging.getLogger(name).setLevel(logging.INFO)
-    logs = [read_interactions(str(path), None, "interactions").rows for path in arguments.interactions]
+    logs = [
+        read_interactions(str(path), None, "interactions", lambda num_rows: 0).rows for path in arguments.interactions
+    ]
     model = resolve_model(MODEL, cache_dir=default_cache_folder())
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as name, ray_session("local"):

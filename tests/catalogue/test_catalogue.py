@@ -1,6 +1,7 @@
 """The catalogue contract: which columns and rows are taken, how an item reads as text, and its fingerprint."""
 
 import re
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from indexing.catalogue.columns import merged_type
 from indexing.catalogue.contract import CONTRACT, FINGERPRINT_TYPE, STRINGS, conform_schema, conform_table, split_rows
 from indexing.catalogue.text import parse_templates, render_texts, row_fingerprints
 from indexing.errors import ConfigError, DataError
@@ -48,14 +50,16 @@ def test_a_required_column_that_is_missing_is_named_with_its_file(name: str) -> 
 @pytest.mark.parametrize(
     ("name", "actual"),
     [
-        ("item_id", pa.int64()),
-        ("title", pa.binary()),
-        ("creators", pa.string()),
-        ("creators", pa.list_(pa.int32())),
+        ("item_id", pa.float64()),
+        ("title", pa.timestamp("s")),
+        ("creators", pa.bool_()),
+        ("creators", pa.list_(pa.float32())),
         ("genres", pa.struct([("name", pa.string())])),
-        ("popularity", pa.string()),
+        ("genres", pa.list_(pa.struct([("name", pa.string())]))),
+        ("popularity", pa.bool_()),
+        ("popularity", pa.list_(pa.float32())),
         ("language", pa.bool_()),
-        ("title", pa.dictionary(pa.int32(), pa.int64())),
+        ("title", pa.dictionary(pa.int32(), pa.float64())),
     ],
 )
 def test_a_column_of_a_wrong_type_is_named_with_both_types(name: str, actual: pa.DataType) -> None:
@@ -86,6 +90,84 @@ def test_what_other_tools_write_for_a_string_a_list_or_a_number_is_taken(name: s
     assert (good.num_rows, bad.num_rows) == (1, 0)
     assert good[name].type == CONTRACT.field(name).type
     assert good[name].to_pylist() == column.to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "expected"),
+    [
+        ("item_id", pa.array([17, 2**53 + 1]), ["17", "9007199254740993"]),
+        ("title", pa.array([1979, 2112]).dictionary_encode(), ["1979", "2112"]),
+        ("title", pa.array([b"So What", b"Solar"]), ["So What", "Solar"]),
+        ("title", pa.array([b"So What", b"Solar"], pa.binary_view()), ["So What", "Solar"]),
+        ("title", pa.ExtensionArray.from_storage(pa.json_(), pa.array(["1", "2"])), ["1", "2"]),
+        ("creators", pa.array(["Miles Davis", " "]), [["Miles Davis"], None]),
+        ("creators", pa.array([[7], None], pa.list_view(pa.int8())), [["7"], None]),
+        ("creators", pa.array([["a", "b"], None], pa.list_(pa.string(), 2)), [["a", "b"], None]),
+        ("popularity", pa.array([Decimal("1.5"), None]), [1.5, None]),
+        ("popularity", pa.array([" 2 ", ""]), [2, None]),
+        ("popularity", pa.array([float("nan"), 3], pa.float64()), [None, 3]),
+        ("popularity", pa.array([float("nan"), 3], pa.float16()), [None, 3]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(getattr(value, "type", "")),
+)
+def test_whole_numbers_and_bytes_are_texts_one_text_is_a_list_and_every_number_is_a_number(
+    name: str, column: pa.Array, expected: list[object]
+) -> None:
+    good, bad = split({}, {"item_id": "t2"}, **{name: column})
+    assert bad.num_rows == 0
+    assert good[name].to_pylist() == expected
+    assert good[name].type == CONTRACT.field(name).type
+
+
+def test_a_column_that_is_there_twice_is_named() -> None:
+    schema = pa.schema([*CONTRACT, ("year", pa.int32()), ("year", pa.string())])
+    with pytest.raises(DataError, match=r"^a\.parquet: expected each column once, got 'year' twice$"):
+        conform_schema(schema, "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("column", "kept"),
+    [
+        (pa.array(["a", None], pa.string_view()), pa.string()),
+        (pa.array([b"a", None], pa.binary_view()), pa.binary()),
+        (pa.array([["a"], None], pa.list_(pa.string_view())), pa.list_(pa.string())),
+        (pa.array([{"x": "a"}, None], pa.struct([("x", pa.string_view())])), pa.struct([("x", pa.string())])),
+        (pa.array(["a", None]).dictionary_encode(), pa.dictionary(pa.int32(), pa.string())),
+        (pa.array([[1.0], None], pa.list_view(pa.float32())), pa.list_view(pa.float32())),
+        (pa.array([float("nan"), None]), pa.float64()),
+        (pa.array([None, None]), pa.null()),
+    ],
+    ids=lambda value: str(getattr(value, "type", value)),
+)
+def test_a_column_beyond_the_contract_keeps_its_values_and_where_rows_can_be_picked_of_it_its_type(
+    column: pa.Array, kept: pa.DataType
+) -> None:
+    good, _ = split({}, {"item_id": "t2"}, extra=column)
+    assert good["extra"].type == kept
+    assert repr(good["extra"].to_pylist()) == repr(column.to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "both"),
+    [
+        (pa.int64(), pa.float64(), pa.float64()),
+        (pa.int32(), pa.int64(), pa.int64()),
+        (pa.string(), pa.dictionary(pa.int32(), pa.string()), pa.string()),
+        (pa.string(), pa.string_view(), pa.string()),
+        (pa.timestamp("s"), pa.timestamp("us"), pa.timestamp("us")),
+        (pa.decimal128(5, 2), pa.float64(), pa.float64()),
+        (pa.list_(pa.int32()), pa.list_(pa.int64()), pa.list_(pa.int64())),
+        (pa.null(), pa.list_(pa.string()), pa.list_(pa.string())),
+        (pa.int64(), pa.string(), None),
+        (pa.timestamp("s"), pa.timestamp("s", "UTC"), None),
+        (pa.bool_(), pa.int8(), None),
+    ],
+    ids=str,
+)
+def test_columns_of_two_writers_have_the_type_that_holds_the_values_of_both_or_none(
+    one: pa.DataType, other: pa.DataType, both: pa.DataType | None
+) -> None:
+    assert merged_type(one, other) == merged_type(other, one) == both
 
 
 def test_missing_optional_columns_are_null_and_columns_beyond_the_contract_are_carried_along() -> None:
@@ -140,6 +222,32 @@ def test_a_list_with_a_string_that_is_not_utf8_costs_its_row_alone(name: str) ->
     assert good[name].to_pylist() == [["a"], ["b"]]
     assert bad["reason"].to_pylist() == ["a string is not valid UTF-8"]
     bad.validate(full=True)
+
+
+@pytest.mark.case(19)
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        (pa.array(["1", "many", "3"]), "popularity is not a number"),
+        (pa.array([b"1", NOT_UTF8, b"3"]), "popularity is not a number"),
+    ],
+    ids=str,
+)
+def test_a_value_that_is_no_number_costs_its_row_alone(column: pa.Array, reason: str) -> None:
+    good, bad = split({}, {}, {}, popularity=column)
+    assert good["popularity"].to_pylist() == [1, 3]
+    assert bad["reason"].to_pylist() == [reason]
+
+
+@pytest.mark.case(19)
+def test_a_value_that_does_not_fit_the_wider_type_costs_its_row_alone() -> None:
+    table = pa.table(
+        {**{name: [value] * 2 for name, value in GOOD.items()}, "at": pa.array([2**40, 1], pa.timestamp("s"))}
+    )
+    schema = conform_schema(table.schema, "a.parquet")
+    schema = schema.set(len(CONTRACT), pa.field("at", pa.timestamp("ns")))
+    good, bad = split_rows(conform_table(table, schema), ["track"])
+    assert (good.num_rows, bad["reason"].to_pylist()) == (1, ["at does not fit timestamp[ns]"])
 
 
 def test_no_rows_split_into_no_rows() -> None:
@@ -218,6 +326,13 @@ def test_a_template_reads(template: str, row: dict[str, object], expected: str) 
         (pa.array([["a", "b"]], pa.list_(pa.string(), 2)), "a, b"),
         (pa.array([[3, 4]]), "3, 4"),
         (pa.array(["a"]).dictionary_encode(), "a"),
+        (pa.array(["a"], pa.string_view()), "a"),
+        (pa.array([["a", " "]], pa.list_(pa.string_view())), "a"),
+        (pa.array([b"a"]), "a"),
+        (pa.array([NOT_UTF8]), ""),
+        (pa.array([Decimal("1.50")]), "1.50"),
+        (pa.array([float("nan")]), ""),
+        (pa.array([[1.5, float("nan")]]), "1.5"),
         (pa.nulls(1), ""),
     ],
     ids=lambda value: str(getattr(value, "type", value)),

@@ -62,7 +62,7 @@ def empty_catalogue(world: World) -> World:
 def wrong_types(world: World) -> World:
     path = world.folder / "catalogue" / "b.parquet"
     table = pq.read_table(path)
-    pq.write_table(table.set_column(0, "item_id", pa.array(range(table.num_rows))), path)
+    pq.write_table(table.set_column(0, "item_id", pa.array([0.5] * table.num_rows)), path)
     return world
 
 
@@ -117,7 +117,7 @@ CASES: dict[Callable[[World], World], tuple[int, str]] = {
     misspelt: (2, "unknown key index.rows_per_shrad; did you mean rows_per_shard?"),
     missing_catalogue: (2, "catalogue.path: expected a Parquet file or a folder of them, found none at "),
     empty_catalogue: (3, "catalogue.path: expected rows at "),
-    wrong_types: (3, "b.parquet: expected column item_id as string, got int64"),
+    wrong_types: (3, "b.parquet: expected column item_id as string, got double"),
     missing_column: (3, "b.parquet: expected columns item_id, item_type, title; title not found"),
     no_parquet: (3, "c.parquet: expected a Parquet file"),
     missing_model: (2, "encoder.model: expected a model folder, got "),
@@ -203,7 +203,7 @@ def test_too_many_bad_rows_stop_the_run_before_encoding(fresh_world: World) -> N
     assert process.returncode == 3
     lines = [line for line in error.splitlines() if line.startswith("nightcrate: ")]
     assert len(lines) == 1 and error.endswith(lines[0] + "\n")
-    assert "expected at most 1.00% bad rows (catalogue.max_quarantined), got 24 of 524; " in lines[0]
+    assert "expected at most 5 bad rows (catalogue.max_quarantined: 0.01), got 24 of 524; " in lines[0]
     assert "23 of them: item_id is already in an earlier row, such as " in lines[0]
     assert "Traceback" not in error
     assert_nothing_made(fresh_world)

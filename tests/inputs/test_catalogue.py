@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs.inputs.catalogue
+from indexing.catalogue.contract import conform_table
 from indexing.errors import ConfigError, DataError
 from indexing.store import open_store
 from jobs.config.load import load_config
@@ -19,7 +21,7 @@ from jobs.inputs.catalogue import Part, Source, scan_source, split_file
 from jobs.inputs.queries import read_queries
 
 
-def rows(*item_ids: str, **columns: list[Any]) -> pa.Table:
+def rows(*item_ids: str, **columns: Any) -> pa.Table:
     count = len(item_ids)
     return pa.table({"item_id": list(item_ids), "item_type": ["track"] * count, "title": ["t"] * count, **columns})
 
@@ -113,9 +115,25 @@ def test_files_with_different_columns_are_read_as_one_schema(folder: Path) -> No
     assert schema.field("year").type == pa.int64()
 
 
-def test_a_column_with_two_types_is_refused_naming_both_files(folder: Path) -> None:
+def test_part_files_of_two_writers_are_read_as_one_with_the_wider_type(folder: Path) -> None:
+    moment = datetime(2024, 1, 2)
+    write(folder, a=rows("1", plays=[1], label=["x"], at=pa.array([moment], pa.timestamp("ms"))))
+    write(
+        folder,
+        b=rows("2", plays=[1.5], label=pa.array(["y"]).dictionary_encode(), at=pa.array([moment], pa.timestamp("us"))),
+    )
+    source = scan(folder)
+    table = pa.concat_tables([conform_table(part.read(), source.schema) for part in source.parts])
+    assert table.select(["plays", "label", "at"]).to_pylist() == [
+        {"plays": 1.0, "label": "x", "at": moment},
+        {"plays": 1.5, "label": "y", "at": moment},
+    ]
+
+
+def test_a_column_with_two_types_that_have_none_in_common_is_refused_naming_the_file(folder: Path) -> None:
     write(folder, a=rows("1", year=[1959]), b=rows("2", year=["1959"]))
-    with pytest.raises(DataError, match=r"b\.parquet: a column has another type than in a\.parquet: .*year"):
+    message = r"b\.parquet: expected column year as int64, as in the files before, got string"
+    with pytest.raises(DataError, match=message):
         scan(folder)
 
 
@@ -208,6 +226,7 @@ def test_queries_are_the_distinct_ones_that_are_not_blank(folder: Path) -> None:
         pa.array(["a"], pa.large_string()),
         pa.array(["a"], pa.string_view()),
         pa.array(["a"]).dictionary_encode(),
+        pa.array([b"a", b"caf\xe9"]),
     ],
     ids=lambda column: str(column.type),
 )
@@ -219,8 +238,8 @@ def test_queries_are_strings_of_any_kind(folder: Path, column: pa.Array) -> None
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (pa.table({"text": ["a"]}), "expected a string column query, got text"),
-        (pa.table({"query": np.arange(3)}), "expected a string column query, got query"),
+        (pa.table({"text": ["a"]}), "expected a column query of texts, got text"),
+        (pa.table({"query": np.arange(3.0)}), "expected a column query of texts, got query"),
         (pa.table({"query": [" ", None]}), "expected queries in"),
         (pa.table({"query": pa.array([], pa.string())}), "expected queries in"),
     ],

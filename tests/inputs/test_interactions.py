@@ -23,8 +23,9 @@ def write(path: Path, **changes: Any) -> Path:
     return path
 
 
-def read(path: Path) -> pa.Table:
-    return read_interactions(str(path), None, "interactions.path").rows
+def read(path: Path, num_bad: int = 0) -> pa.Table:
+    """At most `num_bad` rows may be bad."""
+    return read_interactions(str(path), None, "interactions.path", lambda num_rows: num_bad).rows
 
 
 def test_a_file_and_a_folder_read_as_the_contract_with_nulls_for_what_is_missing(tmp_path: Path) -> None:
@@ -62,7 +63,6 @@ def test_a_part_of_a_second_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "column"),
     [
-        ("timestamp", pa.array([7, 8])),
         ("weight", pa.array([3, 0], pa.int16())),
         ("query", pa.array(["a", "b"]).dictionary_encode()),
         ("item_id", pa.array(["a", None], pa.large_string())),
@@ -85,11 +85,11 @@ def test_a_required_column_that_is_missing_is_named_with_its_file(tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "column"),
     [
-        ("query", [1, 2]),
-        ("weight", ["1", "2"]),
-        ("timestamp", ["2024-01-01", "2024-01-02"]),
+        ("query", [1.0, 2.0]),
+        ("weight", [True, False]),
+        ("timestamp", [True, False]),
         ("position", [True, False]),
-        ("session_id", [b"s", b"s"]),
+        ("session_id", [1.0, 2.0]),
     ],
 )
 def test_a_column_of_a_wrong_type_is_named_with_both_types(tmp_path: Path, name: str, column: list[object]) -> None:
@@ -98,32 +98,72 @@ def test_a_column_of_a_wrong_type_is_named_with_both_types(tmp_path: Path, name:
         read(write(tmp_path / "a.parquet", **{name: column}))
 
 
+@pytest.mark.case(19)
 @pytest.mark.parametrize(
-    ("name", "column", "message"),
+    ("name", "column", "reason"),
     [
-        (
-            "query",
-            ["jazz", None],
-            "expected a text in column query, got null or blank in 1 rows, the first of them row 1",
-        ),
-        ("query_group", [" \u2003", ""], "column query_group, got null or blank in 2 rows, the first of them row 0"),
-        ("weight", [1.0, -0.5], "expected a weight of 0 or more, got another in 1 rows, the first of them row 1"),
-        ("weight", [float("nan"), 1.0], "got another in 1 rows, the first of them row 0"),
-        ("weight", [float("inf"), 1e300], "got another in 2 rows, the first of them row 0"),
-        ("weight", [1.0, None], "got another in 1 rows, the first of them row 1"),
+        ("query", ["jazz", None], "query is null or blank"),
+        ("query_group", ["jazz", " \u2003"], "query_group is null or blank"),
+        ("weight", [1.0, -0.5], "weight is missing, negative or not finite"),
+        ("weight", [1.0, float("nan")], "weight is missing, negative or not finite"),
+        ("weight", [1.0, 1e300], "weight is missing, negative or not finite"),
+        ("weight", [1.0, None], "weight is missing, negative or not finite"),
+        ("weight", ["1", "many"], "weight is not a number"),
+        ("position", [1.0, 1e12], "position does not fit int32"),
+        ("query", pa.array([b"jazz", b"caf\xe9"]).view(pa.string()), "a string is not valid UTF-8"),
+        ("query", pa.array([b"jazz", b"caf\xe9"], pa.large_binary()), "a string is not valid UTF-8"),
     ],
 )
-def test_rows_that_break_the_contract_are_counted(tmp_path: Path, name: str, column: list[Any], message: str) -> None:
-    with pytest.raises(DataError, match=r"a\.parquet: .*" + re.escape(message)):
-        read(write(tmp_path / "a.parquet", **{name: column}))
+def test_a_bad_row_is_set_aside_and_counted_and_too_many_are_refused(
+    tmp_path: Path, name: str, column: Any, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write(tmp_path / "a.parquet", **{name: column})
+    assert read(file, num_bad=1)["query_group"].to_pylist() == ["jazz"]
+    said = f"1: {reason}, first in row 2 of file://{file}"
+    assert caplog.messages == [f"interactions.path: 1 of 2 rows are set aside; {said}"]
+    message = "interactions.path: expected at most 0 bad rows (catalogue.max_quarantined), got 1 of 2; " + said
+    with pytest.raises(DataError, match=re.escape(message)):
+        read(file)
 
 
-@pytest.mark.parametrize("is_large", [False, True], ids=["string", "large_string"])
-def test_a_string_that_is_not_utf8_is_refused_by_file(tmp_path: Path, is_large: bool) -> None:
-    bytes_type, string_type = (pa.large_binary(), pa.large_string()) if is_large else (pa.binary(), pa.string())
-    column = pa.array([b"jazz", b"caf\xe9"], bytes_type).view(string_type)
-    with pytest.raises(DataError, match=r"a\.parquet: expected strings in UTF-8"):
-        read(write(tmp_path / "a.parquet", query=column))
+def test_a_log_of_bad_rows_alone_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.parquet", query=[" ", None])
+    with pytest.raises(DataError, match=r"interactions\.path: expected rows at"):
+        read(file, num_bad=2)
+
+
+# --- the unit of time ---
+
+NOON_S = 1_700_000_000
+
+
+@pytest.mark.parametrize("factor", [1, 10**3, 10**6, 10**9], ids=["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("type_", [pa.int64(), pa.float64(), pa.decimal128(38, 0), pa.string()], ids=str)
+def test_unix_times_of_any_unit_become_seconds(tmp_path: Path, factor: int, type_: pa.DataType) -> None:
+    times = pa.array([NOON_S * factor, (NOON_S + 60) * factor]).cast(type_, safe=False)
+    assert read(write(tmp_path / "a.parquet", timestamp=times))["timestamp"].to_pylist() == [NOON_S, NOON_S + 60]
+
+
+def test_each_file_has_a_unit_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", timestamp=[NOON_S, None])
+    write(tmp_path / "b.parquet", timestamp=[None, NOON_S * 1000])
+    assert read(tmp_path)["timestamp"].to_pylist() == [NOON_S, None, None, NOON_S]
+
+
+@pytest.mark.parametrize("times", [[7, 8], [45_000.5, 45_001.5], [NOON_S * 60, NOON_S * 61], [20240102, 20240103]])
+def test_times_of_no_certain_unit_are_refused(tmp_path: Path, times: list[float]) -> None:
+    file = write(tmp_path / "a.parquet", timestamp=times)
+    with pytest.raises(
+        DataError, match=r"a\.parquet: expected column timestamp as unix seconds, or as milli-.*, got \d"
+    ):
+        read(file)
+
+
+def test_a_time_of_another_unit_than_the_rest_is_a_bad_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    columns = {name: [*column, column[0]] for name, column in GOOD.items()}
+    file = write(tmp_path / "a.parquet", **columns, timestamp=[NOON_S * 1000, NOON_S * 1000, 0])
+    assert read(file, num_bad=1)["timestamp"].to_pylist() == [NOON_S, NOON_S]
+    assert "1: timestamp is not in ms, as the others are, between the years 2000 and 2100" in caplog.text
 
 
 def test_a_log_without_rows_or_files_is_refused(tmp_path: Path) -> None:

@@ -97,10 +97,10 @@ def test_precomputed_vectors_that_were_replaced_since_are_not_read(
 @pytest.mark.case(30)
 def test_the_fingerprint_of_a_log_is_that_of_the_rows_that_were_read(store: Store, store_url: str) -> None:
     store.put("log.parquet", parquet(1))
-    log = read_interactions(f"{store_url}/log.parquet", None, "log")
+    log = read_interactions(f"{store_url}/log.parquet", None, "log", lambda num_rows: 0)
     before = log.fingerprint()
     store.put("log.parquet", parquet(4))
-    assert read_interactions(f"{store_url}/log.parquet", None, "log").fingerprint() != before
+    assert read_interactions(f"{store_url}/log.parquet", None, "log", lambda num_rows: 0).fingerprint() != before
     if store.url.startswith("s3"):
         assert log.fingerprint() == before
     else:

@@ -18,7 +18,7 @@ from jobs.evaluation.report import EvaluationReport
 from jobs.evaluation.run import INCUMBENT, NEW, measure_all
 from jobs.inputs.encoder import EncoderInput, pin_encoder
 from jobs.inputs.inputs import Inputs, read_inputs
-from jobs.inputs.interactions import check_split, require_interactions
+from jobs.inputs.interactions import check_split, read_interactions
 from jobs.progress import Progress
 from jobs.run import Run, open_run
 from jobs.training.encoder.data import TrainingCounts, log_pairs, make_data, write_data
@@ -50,8 +50,9 @@ def run_training(config: Config, progress: Progress) -> Trained:
     run = open_run(config, progress)
     run = run.with_config(pin_encoder(config, run.store))
     config = run.config
-    log = require_interactions(config.training.interactions, config.s3, "training.interactions")
-    held_back = require_interactions(config.evaluation.interactions, config.s3, "evaluation.interactions").rows
+    limit = config.catalogue.max_bad_rows
+    log = read_interactions(config.training.interactions, config.s3, "training.interactions", limit)
+    held_back = read_interactions(config.evaluation.interactions, config.s3, "evaluation.interactions", limit).rows
     check_split(log.rows, held_back)
     inputs, parent = read_inputs(run), newest_encoder(run.store)
     if inputs.encoder is None:
