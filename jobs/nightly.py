@@ -17,6 +17,7 @@ from indexing.store.preflight import preflight
 from jobs.inputs.encoder import pin_encoder
 from jobs.inputs.inputs import Inputs, read_inputs
 from jobs.inputs.parent import current_release, publisher_key
+from jobs.inputs.shared import require_shared
 from jobs.run import Run
 from jobs.stages.build import build
 from jobs.stages.encode import encode
@@ -81,6 +82,7 @@ def publish_night(run: Run, inputs: Inputs) -> Outcome:
 
 def run_stages(run: Run, inputs: Inputs, last_stage: str) -> Outcome:
     """The stages up to `last_stage`, which is before publish."""
+    require_shared(run, inputs.source)
     prepared = prepare(run, inputs)
     outcome = Outcome(prepared, encode(run, inputs, prepared))
     if last_stage == "encode":

@@ -2,9 +2,12 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from cluster.nodes import is_deleted_with_job
 from indexing.errors import ConfigError
-from indexing.store import Store, open_store
+from indexing.store import S3Settings, Store, open_store
+from indexing.store.local import LocalStore
 from jobs.config.schema import Config
 from jobs.progress import Bar, Progress
 
@@ -33,5 +36,19 @@ class Run:
 
 
 def open_run(config: Config, progress: Progress, allowed: frozenset[str] | None = None) -> Run:
-    """Opens the stores of a run; nothing is contacted yet."""
-    return Run(config, open_store(config.store, config.s3), open_store(config.workspace, config.s3), progress, allowed)
+    """Opens the stores of a run; nothing is contacted yet.
+
+    Raises ConfigError for a folder that Ray deletes with the job.
+    """
+    store, workspace = open_kept("store", config.store, config.s3), open_kept("workspace", config.workspace, config.s3)
+    return Run(config, store, workspace, progress, allowed)
+
+
+def open_kept(setting: str, url: str, s3: S3Settings) -> Store:
+    store = open_store(url, s3)
+    if isinstance(store, LocalStore) and is_deleted_with_job(Path(store.url.removeprefix("file://"))):
+        raise ConfigError(
+            f"{setting}: {store.url} is in Ray's copy of --working-dir, which is deleted after the job: name a folder "
+            "by its absolute path, or s3://"
+        )
+    return store

@@ -18,6 +18,7 @@ from jobs.inputs.catalogue import PART_ROWS
 from jobs.inputs.encoder import pin_encoder, read_encoder, with_encoder
 from jobs.inputs.inputs import Inputs, read_inputs
 from jobs.inputs.interactions import read_interactions
+from jobs.inputs.shared import require_shared
 from jobs.progress import Progress
 from jobs.run import Run, open_run
 from jobs.workspace.fingerprint import fingerprint
@@ -40,6 +41,7 @@ def run_evaluation(config: Config, progress: Progress) -> EvaluationReport:
     if parent and inputs.encoder and parent.digest != inputs.encoder.digest:
         models[INCUMBENT] = encoder_url(run.store, parent)
     with ray_session(config.ray.address):
+        require_shared(run, inputs.source)
         return measure_all(run, inputs, models, held_back, log)
 
 

@@ -19,6 +19,7 @@ from jobs.evaluation.run import INCUMBENT, NEW, measure_all
 from jobs.inputs.encoder import EncoderInput, pin_encoder
 from jobs.inputs.inputs import Inputs, read_inputs
 from jobs.inputs.interactions import check_split, read_interactions
+from jobs.inputs.shared import require_shared
 from jobs.progress import Progress
 from jobs.run import Run, open_run
 from jobs.training.encoder.data import TrainingCounts, log_pairs, make_data, write_data
@@ -59,6 +60,7 @@ def run_training(config: Config, progress: Progress) -> Trained:
         raise ConfigError("vectors.path: expected a catalogue and an encoder to train, got precomputed vectors")
     data_fingerprint = log.fingerprint()
     with ray_session(config.ray.address):
+        require_shared(run, inputs.source)
         check_workers(config.training, config.ray.address)
         artifact = run_train(run, inputs, inputs.encoder, log.rows, data_fingerprint)
         trained = f"{run.workspace.url}/{artifact.key('encoder')}"
