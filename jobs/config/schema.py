@@ -132,13 +132,13 @@ class ValidationConfig:
     """What is measured before a release is published, and what it must reach."""
 
     num_samples: Annotated[Integer, Ge(2)] = 1000
-    """Items per collection whose vectors are searched for; queries too, when `queries` is set."""
+    """Distinct vectors per collection that are searched for; queries too, when `queries` is set."""
     queries: LocalPath | None = None
     """Parquet with a column `query` (a file, local or s3://): real queries to measure recall on as well."""
     min_self_match: Share = 0.99
-    """Share of sampled items that their own vector finds in the top 10."""
+    """Share of the sampled vectors whose best hit is themselves."""
     min_shard_recall: Share = 0.9
-    """recall@10 that each shard by itself must reach at the chosen `ef_search`."""
+    """recall@10 that each shard must reach by itself; and each slice of 50 samples or more, its self-match too."""
     max_row_change: Annotated[Number, Ge(0)] = 0.2
     """Largest change of a collection's item count against the parent release, as a share of it."""
     max_drift: Annotated[Number, Ge(0), Le(2)] | None = None
