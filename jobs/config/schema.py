@@ -139,13 +139,13 @@ class ValidationConfig:
     """What is measured before a release is published, and the thresholds it must reach."""
 
     num_samples: Annotated[Integer, Ge(2)] = 1000
-    """Sampled items per collection whose vectors are searched for; also the number of sampled `queries`."""
+    """Sampled distinct vectors per collection that are searched for; also the number of sampled `queries`."""
     queries: LocalPath | None = None
     """Parquet with a column `query` (a file, local or s3://): real queries to measure recall on as well."""
     min_self_match: Share = 0.99
-    """Share of sampled items that a search for their own vector must find first."""
+    """Share of sampled vectors that a search for them must find first."""
     min_shard_recall: Share = 0.9
-    """recall@10 that each shard must reach on its own at the chosen `ef_search`."""
+    """recall@10 that each shard must reach on its own; each slice of 50 samples or more too, and its self-match."""
     max_row_change: Annotated[Number, Ge(0)] = 0.2
     """Largest change of a collection's item count since the parent release, as a share of it."""
     max_drift: Annotated[Number, Ge(0), Le(2)] | None = None

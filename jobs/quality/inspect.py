@@ -1,11 +1,9 @@
 """Each built shard by itself: its ids, its vectors, and whether its graph loads. Samples items to measure recall on."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
@@ -17,23 +15,10 @@ from indexing.store import Store
 from indexing.vectors import count_bad_vectors
 from jobs.progress import Bar
 from jobs.quality.gates import equal
-from jobs.quality.slices import slice_rows
+from jobs.quality.sample import Drawn, Sample, draw, make_sample, merge_drawn, read_traits
 from jobs.run import Run
 from jobs.workspace.blobs import local_blobs
 from jobs.workspace.records import BuiltShard
-
-TRAITS = {"item_type": pa.string(), "language": pa.string(), "popularity": pa.float64()}
-"""Columns by which recall is reported separately."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Items of one collection that recall is measured on."""
-
-    vectors: np.ndarray
-    """float32 (num_samples, dim)."""
-    slices: dict[str, np.ndarray]
-    """Name → bool (num_samples,): see `slice_rows`."""
 
 
 @dataclass(frozen=True)
@@ -51,42 +36,30 @@ class ShardInspection:
     num_repeated_ids: int
     num_not_finite: int
     num_not_unit: int
-    vectors: np.ndarray
-    """float32 (num_samples, dim), of sampled items."""
-    traits: pa.Table
-    """`TRAITS` of the same items."""
+    drawn: Drawn
     peak_memory_bytes: int
 
 
 def inspect_shards(run: Run, shards: Sequence[BuiltShard], bar: Bar) -> Inspection:
     """Raises ValidationFailed for a graph that crashes hnswlib."""
-    totals: Counter[str] = Counter()
-    for shard in shards:
-        totals[shard.collection] += shard.entry.num_items
-
-    def submit(shard: BuiltShard) -> ray.ObjectRef[ShardInspection]:
-        share = run.config.validation.num_samples * shard.entry.num_items
-        return inspect_shard.remote(run.workspace, shard, -(-share // totals[shard.collection]))
-
-    results: dict[str, ShardInspection] = {}
-    for shard, found in fan_out(submit, shards, what="validate"):
+    num_samples = run.config.validation.num_samples
+    drawn: dict[str, Drawn] = {}
+    gates: dict[str, list[Gate]] = {}
+    peak = 0
+    for shard, found in fan_out(
+        lambda shard: inspect_shard.remote(run.workspace, shard, num_samples), shards, what="validate"
+    ):
         bar.advance(shard.entry.num_items)
-        results[str(shard)] = found
-    # In the order of the shards, not of completion: the report is a blob, and equal runs must give the same bytes.
-    by_collection = {name: [results[str(shard)] for shard in shards if shard.collection == name] for name in totals}
+        name = shard.collection
+        drawn[name] = merge_drawn(drawn[name], found.drawn, num_samples) if name in drawn else found.drawn
+        gates[str(shard)] = shard_gates(shard, found)
+        peak = max(peak, found.peak_memory_bytes)
     return Inspection(
-        samples={name: make_sample(found) for name, found in by_collection.items()},
-        gates=[gate for shard in shards for gate in shard_gates(shard, results[str(shard)])],
-        peak_memory_bytes=max(found.peak_memory_bytes for found in results.values()),
+        samples={name: make_sample(found, num_samples) for name, found in drawn.items()},
+        # In the order of the shards, not of completion: the report is a blob, and equal runs must give the same bytes.
+        gates=[gate for shard in shards for gate in gates[str(shard)]],
+        peak_memory_bytes=peak,
     )
-
-
-def make_sample(found: Sequence[ShardInspection]) -> Sample:
-    traits = pa.concat_tables([each.traits for each in found])
-    slices = slice_rows(
-        traits["item_type"].to_pylist(), traits["language"].to_pylist(), traits["popularity"].to_numpy()
-    )
-    return Sample(np.concatenate([each.vectors for each in found]), slices)
 
 
 def shard_gates(shard: BuiltShard, found: ShardInspection) -> list[Gate]:
@@ -99,26 +72,22 @@ def shard_gates(shard: BuiltShard, found: ShardInspection) -> list[Gate]:
 
 @ray.remote
 def inspect_shard(workspace: Store, shard: BuiltShard, num_samples: int) -> ShardInspection:
-    """Reads every id and vector of the shard; samples vectors evenly: label order is by hash, so that is random."""
+    """Reads every id and vector of the shard, block by block, and draws a sample."""
     entry = shard.entry
     with local_blobs(workspace) as fetch:
         num_ids = pc.count_distinct(read_live_rows(fetch, entry, str(shard))["item_id"]).as_py()
-        metadata = read_metadata(fetch, entry, str(shard))
+        traits = read_traits(read_metadata(fetch, entry, str(shard)))
         check_loads(fetch(entry.index), shard.dim, entry.num_base_rows, str(shard))
-        bad, labels, samples = np.zeros(2, dtype=np.int64), [], []
-        rows = np.linspace(0, entry.num_items - 1, min(num_samples, entry.num_items)).astype(np.int64)
-        first = 0
-        for block, vectors in live_vectors(fetch, shard.dim, entry, str(shard)):
+        bad, drawn = np.zeros(2, dtype=np.int64), None
+        for labels, vectors in live_vectors(fetch, shard.dim, entry, str(shard)):
             bad += count_bad_vectors(vectors)
-            wanted = rows[(first <= rows) & (rows < first + len(block))] - first
-            labels.append(block[wanted])
-            samples.append(vectors[wanted])
-            first += len(block)
+            of_block = draw(vectors, traits.take(labels), num_samples)
+            drawn = merge_drawn(drawn, of_block, num_samples) if drawn else of_block
+    assert drawn is not None
     return ShardInspection(
         num_repeated_ids=entry.num_items - num_ids,
         num_not_finite=int(bad[0]),
         num_not_unit=int(bad[1]),
-        vectors=np.concatenate(samples),
-        traits=metadata.select(list(TRAITS)).take(np.concatenate(labels)).cast(pa.schema(list(TRAITS.items()))),
+        drawn=drawn,
         peak_memory_bytes=peak_memory_bytes(),
     )

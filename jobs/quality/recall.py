@@ -1,6 +1,8 @@
-"""Recall against exact search, and the choice of `ef_search`. Pure: numbers in, numbers out."""
+"""Recall against exact search. Pure: numbers in, numbers out.
 
-from collections.abc import Mapping, Sequence
+Hits of one score count once. Equal vectors have equal scores, so a thousand items of one text weigh as much as one, and
+which of them was found does not matter.
+"""
 
 import numpy as np
 
@@ -10,30 +12,38 @@ SCORE_TOLERANCE = 1e-5
 
 
 def recall_by_score(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """float64 (num_queries,): the share of the k results whose score reaches that of the k-th true neighbour.
+    """float64 (num_queries,): the share of the distinct true scores that are among those found.
 
-    `found` and `truth` are scores (num_queries, k), best first. Counting by score instead of label, as ann-benchmarks
-    does, leaves equal vectors (the same text under two ids) interchangeable.
+    `found` and `truth` are scores (num_queries, k), best first.
     """
-    recalls: np.ndarray = (found >= truth[:, -1:] - SCORE_TOLERANCE).mean(axis=1)
-    return recalls
+    return distinct_share(found_by_graph(found, truth), truth)
 
 
-def self_match(scores: np.ndarray, own: np.ndarray) -> float:
-    """Share of items that a search for their own vector finds first: its best score reaches `own` (num_queries,)."""
-    return float((scores[:, 0] >= own - SCORE_TOLERANCE).mean())
+def found_by_graph(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """bool (num_queries, k): which of the true scores were found too; both scores (num_queries, k)."""
+    is_found: np.ndarray = (np.abs(found[:, None, :] - exact[:, :, None]) <= SCORE_TOLERANCE).any(axis=2)
+    return is_found
 
 
-def choose_ef(recalls: Mapping[int, Sequence[np.ndarray]], target: float) -> int | None:
-    """The smallest ef whose mean recall reaches `target` on one half of every query set and on the other half.
+def distinct_share(is_found: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """float64 (num_queries,): the share of the distinct `scores` of which one is found; both (num_queries, k).
 
-    `recalls[ef]` holds, for each query set, recall per query (num_queries,). Even rows choose, odd rows confirm, so
-    that the figure that is reported isn't the one that was optimised. None when no ef does.
+    `scores` are best first; `is_found` is bool.
     """
-    for ef in sorted(recalls):
-        if all(halves[0].mean() >= target and halves[1].mean() >= target for halves in map(split_halves, recalls[ef])):
-            return ef
-    return None
+    is_first = np.ones(scores.shape, bool)
+    is_first[:, 1:] = scores[:, :-1] - scores[:, 1:] > SCORE_TOLERANCE
+    groups = np.cumsum(is_first, axis=1) - 1
+    has_found = np.zeros(scores.shape, bool)
+    rows = np.broadcast_to(np.arange(len(scores))[:, None], scores.shape)
+    has_found[rows[is_found], groups[is_found]] = True
+    share: np.ndarray = has_found.sum(axis=1) / is_first.sum(axis=1)
+    return share
+
+
+def self_match(scores: np.ndarray) -> np.ndarray:
+    """bool (num_queries,): whether the best result of an item's own vector is the item, or one of an equal vector."""
+    is_match: np.ndarray = scores[:, 0] >= 1 - SCORE_TOLERANCE  # a vector of unit norm scores 1 with itself
+    return is_match
 
 
 def split_halves(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

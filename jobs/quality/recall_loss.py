@@ -13,7 +13,7 @@ import pyarrow as pa
 from indexing.catalogue.text import parse_templates, render_texts
 from indexing.dense.params import K
 from jobs.inputs.rows import RowRules
-from jobs.quality.recall import SCORE_TOLERANCE, recall_by_score
+from jobs.quality.recall import recall_by_score
 
 if TYPE_CHECKING:
     from indexing.encoder.encoder import Encoder
@@ -23,12 +23,6 @@ NUM_ITEMS, NUM_NEAR = 12, 2 * K
 MIN_ITEMS = 3
 Near = tuple[np.ndarray, np.ndarray]
 """Texts (str objects) and scores, each (NUM_ITEMS, at most NUM_NEAR), best first, of the items nearest to a few."""
-
-
-def found_by_graph(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    """bool (num_queries, k): which of a shard's true scores its graph has found too; both scores (num_queries, k)."""
-    is_found: np.ndarray = (np.abs(found[:, None, :] - exact[:, :, None]) <= SCORE_TOLERANCE).any(axis=2)
-    return is_found
 
 
 def texts_of(rules: RowRules, metadata: pa.Table, labels: np.ndarray) -> np.ndarray:

@@ -18,8 +18,8 @@ from indexing.store import Store
 from jobs.inputs.rows import RowRules
 from jobs.progress import Bar
 from jobs.quality.full_search import Found, search_exactly
-from jobs.quality.recall import EF_GRID, recall_by_score
-from jobs.quality.recall_loss import NUM_ITEMS, NUM_NEAR, Near, found_by_graph, merge_near, texts_of
+from jobs.quality.recall import EF_GRID, found_by_graph, recall_by_score
+from jobs.quality.recall_loss import NUM_ITEMS, NUM_NEAR, Near, merge_near, texts_of
 from jobs.run import Run
 from jobs.workspace.blobs import local_blobs
 from jobs.workspace.records import BuiltShard

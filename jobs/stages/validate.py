@@ -19,9 +19,10 @@ from jobs.inputs.inputs import Inputs
 from jobs.quality.choose_ef import choose_ef_search, measure, pick_ef
 from jobs.quality.drift import drift_gates, has_drift_limits
 from jobs.quality.gates import at_least, at_most, equal
-from jobs.quality.inspect import Sample, inspect_shards
+from jobs.quality.inspect import inspect_shards
 from jobs.quality.recall import EF_GRID
 from jobs.quality.recall_loss import NUM_ITEMS, Near, encode_again, mean_by_slice, precision_loss, worst_skew
+from jobs.quality.sample import Sample
 from jobs.quality.shard_search import Hits, search_shards
 from jobs.run import Run
 from jobs.workspace.artifact import Artifact
@@ -31,7 +32,7 @@ from jobs.workspace.records import Built, BuiltShard, Prepared, Validated
 if TYPE_CHECKING:
     from indexing.encoder.encoder import Encoder
 
-FORMAT = 5
+FORMAT = 6
 MIN_SKEW_COSINE = 0.98
 """bfloat16 keeps 0.999; another encoder, prompt or template is far below."""
 FIRST_EFS = tuple(ef for ef in EF_GRID if ef <= 64)
@@ -86,14 +87,14 @@ def measure_shards(run: Run, inputs: Inputs, prepared: Prepared, built: Built) -
         def search(shards: Sequence[BuiltShard], sets: QuerySets, efs: Sequence[int]) -> dict[str, Hits]:
             return search_shards(run, inputs.rules, shards, sets, efs, bar)
 
-        hits = search_until_passed(run, built.shards, query_sets, search)
+        hits = search_until_passed(run, built.shards, inspection.samples, query_sets, search)
     reference = loading.result() if loading else None
     reports: dict[str, CollectionReport] = {}
     gates = list(inspection.gates)
     for name in prepared.num_items:
         sample = inspection.samples[name]
         num_items = sum(shard.entry.num_items for shard in built.shards if shard.collection == name)
-        report, found = choose_ef_search(run.config, name, num_items, query_sets[name], sample.slices, hits[name])
+        report, found = choose_ef_search(run.config, name, num_items, sample, query_sets[name], hits[name])
         gates += found
         near = hits[name].near
         if reference and near:
@@ -119,12 +120,17 @@ def make_query_sets(samples: Mapping[str, Sample], queries: np.ndarray | None) -
 def search_until_passed(
     run: Run,
     shards: Sequence[BuiltShard],
+    samples: Mapping[str, Sample],
     query_sets: QuerySets,
     search: Callable[[Sequence[BuiltShard], QuerySets, Sequence[int]], dict[str, Hits]],
 ) -> dict[str, Hits]:
     """Hits of each collection with the small ef; with all of them where none of the small ones passes its gates."""
     hits = search(shards, query_sets, FIRST_EFS)
-    unmet = {name: sets for name, sets in query_sets.items() if pick_ef(run.config, measure(sets, hits[name])) is None}
+    unmet = {
+        name: sets
+        for name, sets in query_sets.items()
+        if pick_ef(run.config, name, samples[name], measure(sets, hits[name])) is None
+    }
     if unmet:
         again = search([shard for shard in shards if shard.collection in unmet], unmet, EF_GRID)
         hits |= {name: replace(found, near=hits[name].near) for name, found in again.items()}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from flow.worlds import IDS, VECTORS, Night, World, assert_refused, shard_digests, vector_world, write_vectors
@@ -74,3 +75,19 @@ def test_a_night_whose_catalogue_is_replaced_while_it_is_read_exits_3_and_publis
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{world.folder}/vectors.parquet: expected the file that this run has listed" in line
     assert not world.releases()
+
+
+@pytest.mark.case(20)
+def test_a_release_in_which_equal_items_hide_all_of_one_type_is_not_published(tmp_path: Path) -> None:
+    """Of 6,000 episodes called "Trailer" and 60 albums no album finds itself; 99 % of the items do."""
+    trailers, albums = np.repeat(VECTORS[:1], 6000, axis=0), VECTORS[1:61]
+    kinds = ["episode"] * len(trailers) + ["album"] * len(albums)
+    ids = [f"{kind}-{row}" for row, kind in enumerate(kinds)]
+    vectors = list(np.concatenate([trailers, albums]))
+    world = vector_world(tmp_path / "world")
+    pq.write_table(pa.table({"item_id": ids, "item_type": kinds, "vector": vectors}), world.folder / "vectors.parquet")
+    collections = {"everything": {"item_types": ["album", "episode"]}}
+    world = world.changed(catalogue={"collections": collections}, index={"rows_per_shard": 10_000})
+    with pytest.raises(ValidationFailed, match=r"self-match of item_type album is 0, expected ≥ 0.9"):
+        world.run()
+    assert world.releases() == []

@@ -1,6 +1,9 @@
 """The gates, and the choice of ef_search: pure numbers in, verdicts out."""
 
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexing.vectors import count_bad_vectors
+from jobs.config.load import load_config
+from jobs.config.schema import Config
+from jobs.quality.choose_ef import Figures, gates_of, pick_ef
 from jobs.quality.gates import Gate, at_least, at_most, equal
-from jobs.quality.recall import choose_ef, recall_by_score, self_match, split_halves
+from jobs.quality.recall import distinct_share, found_by_graph, recall_by_score, self_match, split_halves
+from jobs.quality.sample import SLICE_SAMPLES, Sample
 from jobs.quality.slices import slice_rows
 
 
@@ -30,29 +37,87 @@ def test_a_gate_holds_at_its_threshold_and_never_for_nan(gate: Gate, expected: s
     assert (gate.expected, gate.holds) == (expected, holds)
 
 
-def recalls_of(*pairs: tuple[float, float]) -> list[np.ndarray]:
-    """One query set each: its recall on even and on odd queries."""
-    return [np.tile(pair, 4) for pair in pairs]
+NUM_RANDOM = 40
+SAMPLE = Sample(
+    vectors=np.empty((100, 4), np.float32),
+    num_random=NUM_RANDOM,
+    slices={"item_type track": np.arange(100) < NUM_RANDOM, "item_type album": np.arange(100) >= NUM_RANDOM},
+)
 
 
-def test_the_smallest_ef_that_reaches_the_target_is_chosen() -> None:
-    recalls = {32: recalls_of((0.97, 0.97)), 10: recalls_of((0.9, 0.9)), 16: recalls_of((0.95, 0.95))}
-    assert choose_ef(recalls, 0.95) == 16
+def figures_of(
+    recall: tuple[float, float],
+    queries: tuple[float, float] | None = None,
+    *,
+    matches: float = 1,
+    shard: float = 1,
+    album_recall: float = 1,
+    album_matches: float = 1,
+) -> Figures:
+    """recall@10 on even and on odd queries; albums are no random samples."""
+    is_match = np.concatenate(
+        [np.arange(NUM_RANDOM) < matches * NUM_RANDOM, np.arange(100 - NUM_RANDOM) < album_matches * (100 - NUM_RANDOM)]
+    )
+    return Figures(
+        recall_of_samples=np.concatenate([np.tile(recall, NUM_RANDOM // 2), np.repeat(album_recall, 100 - NUM_RANDOM)]),
+        recall_of_queries=np.tile(queries, 4) if queries else None,
+        is_match=is_match,
+        worst_shard=("tracks/0", shard),
+    )
 
 
-def test_an_ef_must_be_confirmed_on_the_other_half() -> None:
-    recalls = {10: recalls_of((1.0, 0.9)), 16: recalls_of((0.9, 1.0)), 32: recalls_of((0.96, 0.96))}
-    assert choose_ef(recalls, 0.95) == 32
+def config_of(folder: Path) -> Config:
+    content = {
+        "name": "n",
+        "store": "file:///s",
+        "workspace": "file:///w",
+        "catalogue": {"path": "p", "collections": {"tracks": {"item_types": ["track"]}}},
+    }
+    (folder / "config.yaml").write_text(json.dumps(content))
+    return load_config(str(folder / "config.yaml"))
 
 
-def test_every_query_set_must_reach_the_target() -> None:
-    recalls = {10: recalls_of((1.0, 1.0), (0.8, 0.8)), 16: recalls_of((1.0, 1.0), (0.96, 0.95))}
-    assert choose_ef(recalls, 0.95) == 16
+def pick(folder: Path, **figures: Figures) -> int | None:
+    by_ef = {int(name.removeprefix("ef")): of for name, of in figures.items()}
+    return pick_ef(config_of(folder), "tracks", SAMPLE, by_ef)
 
 
-def test_no_ef_is_chosen_where_none_reaches_the_target() -> None:
-    assert choose_ef({10: recalls_of((0.5, 0.5)), 512: recalls_of((0.99, 0.99))}, 1.0) is None
-    assert choose_ef({}, 0.5) is None
+def test_the_smallest_ef_that_reaches_the_target_is_chosen(tmp_path: Path) -> None:
+    ef32, ef10, ef16 = (figures_of((recall, recall)) for recall in (0.97, 0.9, 0.96))
+    assert pick(tmp_path, ef32=ef32, ef10=ef10, ef16=ef16) == 16
+
+
+def test_an_ef_must_be_confirmed_on_the_other_half(tmp_path: Path) -> None:
+    ef10, ef16, ef32 = (figures_of(recall) for recall in ((1.0, 0.9), (0.9, 1.0), (0.96, 0.96)))
+    assert pick(tmp_path, ef10=ef10, ef16=ef16, ef32=ef32) == 32
+
+
+def test_every_query_set_must_reach_the_target(tmp_path: Path) -> None:
+    ef10, ef16 = figures_of((1.0, 1.0), (0.8, 0.8)), figures_of((1.0, 1.0), (0.96, 0.96))
+    assert pick(tmp_path, ef10=ef10, ef16=ef16) == 16
+
+
+@pytest.mark.parametrize(
+    "part", [{"matches": 0.9}, {"shard": 0.8}, {"album_recall": 0.85}, {"album_matches": 0.85}], ids=str
+)
+def test_a_larger_ef_is_chosen_where_one_part_fails_with_a_smaller_one(part: dict[str, float], tmp_path: Path) -> None:
+    assert pick(tmp_path, ef10=figures_of((1.0, 1.0), **part), ef16=figures_of((1.0, 1.0))) == 16
+
+
+def test_no_ef_is_chosen_where_none_reaches_the_target(tmp_path: Path) -> None:
+    assert pick(tmp_path, ef10=figures_of((0.5, 0.5)), ef512=figures_of((0.94, 0.96))) is None
+    assert pick(tmp_path) is None
+
+
+def test_a_slice_fails_by_name_with_enough_samples_and_where_it_is_not_the_whole(tmp_path: Path) -> None:
+    figures = figures_of((1.0, 1.0), album_recall=0.5, album_matches=0.1)
+    failed = [gate for gate in gates_of(config_of(tmp_path), "tracks", SAMPLE, figures) if not gate.holds]
+    assert [gate.name for gate in failed] == ["self-match of item_type album", "recall@10 of item_type album"]
+    assert {gate.expected for gate in failed} == {"≥ 0.9"}
+    few = replace(SAMPLE, slices={"item_type album": np.arange(100) >= 100 - SLICE_SAMPLES + 1})
+    assert all(gate.holds for gate in gates_of(config_of(tmp_path), "tracks", few, figures))
+    whole = replace(SAMPLE, slices={"item_type track": np.ones(100, bool)})
+    assert not any("item_type" in gate.name for gate in gates_of(config_of(tmp_path), "tracks", whole, figures))
 
 
 @given(st.integers(1, 40))
@@ -65,18 +130,31 @@ def test_halves_are_of_one_size_and_hold_every_query_once(size: int) -> None:
         assert sorted([*one, *other]) == list(range(size))
 
 
-def test_recall_counts_results_as_good_as_the_last_true_neighbour() -> None:
+def test_recall_is_the_share_of_true_scores_that_were_found() -> None:
     truth = np.array([[0.9, 0.8, 0.7, 0.6]], np.float32)
     assert recall_by_score(truth, truth).tolist() == [1]
     assert recall_by_score(np.array([[0.9, 0.8, 0.5, 0.4]], np.float32), truth).tolist() == [0.5]
     assert recall_by_score(np.array([[0.1, 0.1, 0.1, 0.1]], np.float32), truth).tolist() == [0]
 
 
-def test_equal_scores_are_interchangeable_and_rounding_is_forgiven() -> None:
-    """Two items with one text: which of them was found is no loss."""
+def test_equal_scores_count_once_and_rounding_is_forgiven() -> None:
+    """Items with one text: which of them were found, and how many, is no loss; nor do many of them make up for one."""
     truth = np.array([[0.9, 0.7, 0.7, 0.7]], np.float32)
-    assert recall_by_score(np.array([[0.9, 0.7, 0.7, 0.7 - 2e-6]], np.float32), truth).tolist() == [1]
-    assert recall_by_score(np.array([[0.9, 0.7, 0.7, 0.7 - 1e-4]], np.float32), truth).tolist() == [0.75]
+    assert recall_by_score(np.array([[0.9, 0.7 - 2e-6, 0.5, 0.5]], np.float32), truth).tolist() == [1]
+    assert recall_by_score(np.array([[0.7, 0.7, 0.7, 0.7]], np.float32), truth).tolist() == [0.5]
+    assert recall_by_score(np.array([[0.9, 0.7 - 1e-4, 0.5, 0.5]], np.float32), truth).tolist() == [0.5]
+
+
+def test_the_distinct_share_is_of_scores_of_which_one_is_found() -> None:
+    scores = np.array([[0.9, 0.7, 0.7, 0.7]] * 3, np.float32)
+    is_found = np.array([[1, 0, 0, 1], [0, 1, 1, 1], [0, 0, 0, 0]], bool)
+    assert distinct_share(is_found, scores).tolist() == [1, 0.5, 0]
+
+
+def test_a_true_score_counts_as_found_wherever_it_is() -> None:
+    exact = np.array([[0.9, 0.8, 0.8], [0.7, 0.6, 0.5]], np.float32)
+    found = np.array([[0.9, 0.8, 0.1], [0.6, 0.5, 0.4]], np.float32)
+    assert found_by_graph(found, exact).tolist() == [[True, True, True], [False, True, True]]
 
 
 def test_recall_is_told_query_by_query() -> None:
@@ -84,9 +162,9 @@ def test_recall_is_told_query_by_query() -> None:
     assert recall_by_score(np.array([[0.9, 0.1], [0.5, 0.4]], np.float32), truth).tolist() == [0.5, 1]
 
 
-def test_self_match_is_the_share_of_items_that_find_themselves_or_an_equal() -> None:
+def test_a_vector_matches_itself_where_its_best_hit_is_itself_or_an_equal() -> None:
     scores = np.array([[1.0, 0.2], [0.99, 0.9], [1.0, 1.0], [1 - 1e-6, 0]], np.float32)
-    assert self_match(scores, np.ones(4, np.float32)) == 0.75
+    assert self_match(scores).tolist() == [True, False, True, True]
 
 
 def test_bad_vectors_are_counted_by_kind() -> None:

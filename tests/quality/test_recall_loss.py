@@ -20,7 +20,6 @@ from jobs.quality.recall_loss import (
     NUM_ITEMS,
     NUM_NEAR,
     encode_again,
-    found_by_graph,
     mean_by_slice,
     merge_near,
     precision_loss,
@@ -53,12 +52,6 @@ def near(config: Config, rows: slice) -> tuple[np.ndarray, np.ndarray]:
     found, scores = exact_search(vectors[rows], vectors[:12], NUM_NEAR)
     rules = RowRules(metadata.schema, config.item_types(), config.catalogue.text, None)
     return texts_of(rules, metadata, np.arange(len(TEXTS))[rows][found]), scores
-
-
-def test_a_true_score_counts_as_found_wherever_it_stands() -> None:
-    exact = np.array([[0.9, 0.8, 0.8], [0.7, 0.6, 0.5]], np.float32)
-    found = np.array([[0.9, 0.8, 0.1], [0.6, 0.5, 0.4]], np.float32)
-    assert found_by_graph(found, exact).tolist() == [[True, True, True], [False, True, True]]
 
 
 def test_the_nearest_texts_of_two_shards_are_those_of_both(config_path: Path) -> None:
