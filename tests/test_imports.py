@@ -97,7 +97,7 @@ def test_an_allowed_import_is_not_caught(source: str, path: str) -> None:
 LAYERS = {
     "indexing": [
         ("clock", "errors"),
-        ("key_ranges", "vectors", "catalogue", "store"),
+        ("key_ranges", "ranks", "vectors", "catalogue", "store"),
         ("dense", "encoder"),
         ("release",),
         ("search",),

@@ -33,6 +33,10 @@ CONTRACT = pa.schema(
 )
 REQUIRED = ("item_id", "item_type", "title")
 FINGERPRINT_TYPE = pa.binary(16)
+MAX_ID_BYTES = 1024
+"""Of an item_id in UTF-8, as of a key in S3. Every run holds the ids of whole shards in memory."""
+MAX_SHOWN = 100
+"""Characters of a value that a reason shows."""
 
 
 def conform_schema(schema: pa.Schema, source: str, required: Sequence[str] = REQUIRED) -> pa.Schema:
@@ -114,18 +118,21 @@ def split_rows(table: pa.Table, item_types: Sequence[str]) -> tuple[pa.Table, pa
 
     Duplicates are found later.
     """
+    shown_types = pc.utf8_slice_codeunits(table["item_type"], 0, MAX_SHOWN)
     known = pc.is_in(table["item_type"], value_set=pa.array(item_types, pa.string()))
     found = pc.case_when(
         pc.make_struct(
             is_blank(table["item_id"]),
+            pc.greater(pc.binary_length(table["item_id"]), MAX_ID_BYTES),
             is_blank(table["item_type"]),
             is_blank(table["title"]),
             pc.invert(known),
         ),
         "item_id is null or blank",
+        f"item_id is longer than {MAX_ID_BYTES} bytes",
         "item_type is null or blank",
         "title is null or blank",
-        pc.binary_join_element_wise("item_type '", table["item_type"], "' is in no collection", ""),
+        pc.binary_join_element_wise("item_type '", shown_types, "' is in no collection", ""),
         pa.scalar(None, pa.string()),
     )
     reasons = pc.coalesce(table["reason"], found)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from indexing.encoder import require_text
 from indexing.errors import ConfigError
+from indexing.ranks import text_ranks
 from indexing.release.manifest import Release
 from indexing.release.shard import LoadedShard
 from indexing.search.held_encoder import HeldEncoder
@@ -100,8 +100,7 @@ class OpenRelease:
         ordered = np.take_along_axis(scores, order, axis=1)
         tied = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
         if tied.size:
-            ids = self.item_ids.take(pa.array(rows[tied].ravel()))
-            ranks = pc.rank(ids, tiebreaker="dense").to_numpy().reshape(len(tied), -1)
+            ranks = text_ranks(self.item_ids.take(pa.array(rows[tied].ravel()))).reshape(len(tied), -1)
             order[tied] = np.lexsort((ranks, -scores[tied]), axis=1)
         return order
 

@@ -7,6 +7,7 @@ import ray
 
 from cluster.fanout import fan_out
 from indexing.key_ranges import id_keys
+from indexing.ranks import text_ranks
 from jobs.inputs.catalogue import Part, Source
 from jobs.inputs.rows import RowRules, check_part
 from jobs.run import Run
@@ -27,8 +28,7 @@ def scan_items(run: Run, source: Source, rules: RowRules, wanted: pa.Array, pool
             tables[part.number] = table
             bar.advance(num_rows)
     items = pa.concat_tables([tables[number] for number in sorted(tables)])
-    ids = np.array(items["item_id"].to_pylist(), dtype=object)
-    return items.take(pa.array(np.unique(ids.astype(str), return_index=True)[1]))
+    return items.take(pa.array(np.unique(text_ranks(items["item_id"]), return_index=True)[1]))
 
 
 @ray.remote

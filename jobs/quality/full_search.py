@@ -12,6 +12,7 @@ import ray
 from cluster.fanout import fan_out
 from indexing.dense.exact import exact_search, merge_top_k
 from indexing.dense.hnsw import Graph
+from indexing.ranks import text_ranks
 from indexing.release.manifest import Collection, Shard
 from indexing.release.report import CollectionReport
 from indexing.release.shard import open_graph, read_rows
@@ -76,7 +77,7 @@ def search_release(files: ReleaseFiles, queries: np.ndarray, k: int, *, exact: b
         lambda task: search_ids.remote(files, *task, reference, k, exact), shards, what="search"
     ):
         ids, scores = np.concatenate([ids, more_ids], axis=1), np.concatenate([scores, more_scores], axis=1)
-        order = np.lexsort((ids.astype(str), -scores), axis=1)[:, :k]
+        order = np.lexsort((text_ranks(ids), -scores), axis=1)[:, :k]
         ids, scores = np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
     return ids, scores
 

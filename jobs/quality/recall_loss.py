@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from indexing.catalogue.text import parse_templates, render_texts
 from indexing.dense.params import K
+from indexing.ranks import text_ranks
 from jobs.inputs.rows import RowRules
 from jobs.quality.recall import recall_by_score
 
@@ -34,7 +35,7 @@ def texts_of(rules: RowRules, metadata: pa.Table, labels: np.ndarray) -> np.ndar
 
 def merge_near(one: Near, other: Near) -> Near:
     texts, scores = (np.concatenate(parts, axis=1) for parts in zip(one, other, strict=True))
-    order = np.lexsort((texts.astype(str), -scores), axis=1)[:, :NUM_NEAR]
+    order = np.lexsort((text_ranks(texts), -scores), axis=1)[:, :NUM_NEAR]
     return np.take_along_axis(texts, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 

@@ -27,7 +27,7 @@ from jobs.workspace.records import Prepared
 from jobs.workspace.runs import parquet_bytes, read_parts, run_key, write_run
 from jobs.workspace.vectors import VECTOR
 
-FORMAT = 1
+FORMAT = 2
 ROWS_PER_DUPLICATE_CHECK = 1_000_000
 ITEM_ORDER = ["collection", "id_key", "item_id", "source_part", "source_row"]
 

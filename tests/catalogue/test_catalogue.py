@@ -186,6 +186,7 @@ def test_missing_optional_columns_are_null_and_columns_beyond_the_contract_are_c
         ({"item_id": None}, "item_id is null or blank"),
         ({"item_id": ""}, "item_id is null or blank"),
         ({"item_id": " \t\n\u3000"}, "item_id is null or blank"),
+        ({"item_id": "é" * 512 + "x"}, "item_id is longer than 1024 bytes"),
         ({"item_type": None}, "item_type is null or blank"),
         ({"item_type": " "}, "item_type is null or blank"),
         ({"title": None}, "title is null or blank"),
