@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support.seaweedfs import SeaweedFS
+
+# A busy machine is no reason to fail: nothing here measures time.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 BUCKET = "nightcrate-tests"
 pytest_plugins = ["support.report"]

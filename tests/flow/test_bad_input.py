@@ -254,7 +254,7 @@ SEARCHES: list[tuple[list[str], int, str]] = [
     (["balark", "--queries", "q.parquet", "--out", "hits.parquet"], 2, "expected either QUERY, or --queries FILE"),
     (["--queries", "nothing.parquet", "--out", "hits.parquet"], 2, "--queries: expected a Parquet file"),
     (["--queries", "bad.parquet", "--out", "hits.parquet"], 3, "bad.parquet: expected a Parquet file"),
-    (["--queries", "other.parquet", "--out", "hits.parquet"], 3, "expected a string column query, got text"),
+    (["--queries", "other.parquet", "--out", "hits.parquet"], 3, "expected a column query of texts, got text"),
     (["--queries", "blank.parquet", "--out", "hits.parquet"], 3, "--queries: expected queries in blank.parquet"),
     (["--queries", "long.parquet", "--out", "hits.parquet"], 2, "query 1: expected at most 10000 characters"),
     (["--queries", "q.parquet", "--out", "hits.parquet", "-k", "99"], 2, "k=99: expected 1 to 52"),
