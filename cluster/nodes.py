@@ -30,7 +30,8 @@ def on_each_node(act: Callable[[], Result]) -> list[tuple[str, Result]]:
     """(address, what `act` returns there) of each node that has CPUs, busy ones too."""
 
     def submit(node: dict[str, Any]) -> Any:
-        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        # Soft: where the node has just left, another answers in its place.
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
         return call.options(scheduling_strategy=there).remote(act)
 
     nodes = working_nodes()

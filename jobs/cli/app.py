@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli import build, diff, learn, prune, search, store
+from jobs.cli import build, diff, learn, prune, search, store, submit
 from jobs.cli.group import OUTPUT_PANEL, Command, Commands
 from jobs.cli.output import LOG_FORMATS, output_of
 
@@ -26,6 +26,9 @@ EXIT_CODES = """Exit codes:
   130  interrupted
   143  terminated"""
 
+PASSES_ON = "submit"
+"""The command that takes the options after its first argument as those of another."""
+
 COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
     "Make a release": [
         ("nightly", build.nightly, "nightcrate nightly -c configs/demo.yaml index.M=24"),
@@ -34,6 +37,7 @@ COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
         ("build", build.build, "nightcrate build -c configs/demo.yaml"),
         ("validate", build.validate, "nightcrate validate -c configs/demo.yaml"),
         ("publish", build.publish, "nightcrate publish -c configs/demo.yaml"),
+        (PASSES_ON, submit.submit, "nightcrate submit nightly -c configs/nightly.yaml"),
     ],
     "Use releases": [
         (
@@ -80,7 +84,8 @@ def make_app() -> Commands:
         for name, function, examples in commands:
             heading = "Examples" if "\n" in examples else "Example"
             epilog = f"{heading}:\n  {examples}\n\nExit codes: {PROGRAM} --help"
-            app.command(name, cls=Command, rich_help_panel=group, epilog=epilog)(function)
+            settings = {"allow_interspersed_args": name != PASSES_ON}
+            app.command(name, cls=Command, rich_help_panel=group, epilog=epilog, context_settings=settings)(function)
     commands_of_app = typer.main.get_command(app)
     assert isinstance(commands_of_app, Commands)
     return commands_of_app

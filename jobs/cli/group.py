@@ -31,8 +31,8 @@ class Command(TyperCommand):
             raise
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        arguments = [param for param in self.get_params(ctx) if isinstance(param, TyperArgument)]
-        return [*(_usage(argument) for argument in arguments), "[OPTIONS]"]
+        arguments = [_usage(param) for param in self.get_params(ctx) if isinstance(param, TyperArgument)]
+        return [*arguments, "[OPTIONS]"] if ctx.allow_interspersed_args else ["[OPTIONS]", *arguments]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_params(self, ctx, formatter)
