@@ -1,5 +1,5 @@
 # One virtual environment in .venv; a stamp per set of extras, renewed when pyproject.toml or constraints.txt change.
-#   make demo GPU=1     takes torch's CUDA build; so it does by itself where nvidia-smi finds a GPU, unless `GPU=` is empty
+#   make demo GPU=1     installs torch's CUDA build, which is the default where nvidia-smi finds a GPU, unless `GPU=` is empty
 #   make test COVERAGE=1     prints the share of lines that the tests run
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,7 +22,7 @@ SIZE_bench := more than 2.7 GB, some five minutes the first time
 .DEFAULT_GOAL := help
 .PHONY: help demo test check faults bench bench-nights bench-scale bench-train docs docs-config clean
 
-help: ## list what can be made
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.installed-train$(WITH_GPU) ## build and search a release of the small catalogue in configs/demo
@@ -45,7 +45,7 @@ check: .venv/.installed-test$(WITH_GPU) ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-faults: .venv/.installed-test$(WITH_GPU) ## every fault case in its long form, and the table of what held (an hour on two cores)
+faults: .venv/.installed-test$(WITH_GPU) ## every fault case in its long form, and a table of the results (an hour on two cores)
 	$(PYTEST) -m 'case or faults'
 
 bench: .venv/.installed-bench$(WITH_GPU) ## measure against the peers; writes build/bench.json
@@ -70,7 +70,7 @@ docs-config: .venv/.installed-test ## write configs/schema.json and the keys in 
 docs: .venv/.installed-docs ## the documentation as a site in build/site; open its index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-clean: ## delete build/ and the caches; .venv stays
+clean: ## delete build/ and the caches, but not .venv
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/bin/pip:
@@ -82,12 +82,12 @@ clean: ## delete build/ and the caches; .venv stays
 	@$(PIP) -e '.[$*]'
 	@touch $@
 
-# Without a GPU, before pip can choose the build with CUDA: keep a torch of the right version, else take the CPU build from
+# Without a GPU, before pip can choose the CUDA build: keep a torch of the right version, else install the CPU build from
 # where pip looks (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), else from PyTorch's own index, which uv knows by name.
 define CPU_TORCH
 if [ "$$(uname -s)" != Linux ]; then :; \
 elif $(BIN)/pip freeze | grep -q '^torch==$(TORCH)\b'; then :; \
 elif $(PIP) 'torch==$(TORCH)+cpu' 2>/dev/null; then :; \
 elif $(PIP) uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend cpu -c constraints.txt torch; then :; \
-else echo "No CPU build of torch found: pip takes the one with CUDA, some 3 GB. It runs on a CPU too."; fi
+else echo "No CPU build of torch found: pip installs the CUDA build, some 3 GB. It runs on a CPU too."; fi
 endef

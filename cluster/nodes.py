@@ -11,16 +11,16 @@ from cluster.fanout import fan_out
 
 Result = TypeVar("Result")
 JOB_COPIES = ("runtime_resources", "working_dir_files")
-"""Where a session of Ray keeps the folders that jobs were submitted with."""
+"""Where Ray's session folder keeps its copies of the folders that jobs are submitted with."""
 
 
 def is_deleted_with_job(path: Path) -> bool:
-    """Whether the path lies in the copy of --working-dir that a submitted job runs in."""
+    """Whether the path is in the copy of --working-dir that a submitted job runs in."""
     parts = path.resolve().parts
     return any(parts[start : start + 2] == JOB_COPIES for start in range(len(parts)))
 
 
-def working_nodes() -> list[dict[str, Any]]:
+def cpu_nodes() -> list[dict[str, Any]]:
     """The live nodes that have CPUs, as `ray.nodes` describes them."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
@@ -34,7 +34,7 @@ def on_each_node(act: Callable[[], Result]) -> list[tuple[str, Result]]:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
         return call.options(scheduling_strategy=there).remote(act)
 
-    nodes = working_nodes()
+    nodes = cpu_nodes()
     found = fan_out(submit, nodes, what="node check", max_in_flight=len(nodes))
     return sorted((str(node["NodeManagerAddress"]), result) for node, result in found)
 

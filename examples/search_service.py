@@ -3,7 +3,7 @@
     python examples/search_service.py s3://music/releases 8000
     curl 'localhost:8000/search?q=rainy+sunday+piano&k=5'
 
-A thread looks for a newer release once a minute. A release that is damaged is refused, and the old one is served on.
+A thread looks for a newer release once a minute. A damaged release is refused, and the old one is still served.
 """
 
 import json
@@ -25,7 +25,7 @@ def make_server(live: LiveRelease, port: int) -> ThreadingHTTPServer:
             try:
                 hits = live.search(asked.get("q", [""])[0], k=int(asked.get("k", ["10"])[0]))
                 code, answer = 200, [{"item_id": hit.item_id, "score": hit.score, **hit.metadata} for hit in hits]
-            except (ConfigError, ValueError) as error:  # a blank query, or a k that is no number or too large
+            except (ConfigError, ValueError) as error:  # a blank query, or a k that is not a number or too large
                 code, answer = 400, [{"error": str(error)}]
             self.send_response(code)
             self.send_header("Content-Type", "application/json")
@@ -41,7 +41,7 @@ def follow(live: LiveRelease, every_s: float) -> None:
         try:
             live.refresh()
         except NightcrateError as error:
-            logging.error("the release that is served stays: %s", error)
+            logging.error("still serving the old release: %s", error)
 
 
 if __name__ == "__main__":

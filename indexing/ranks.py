@@ -1,4 +1,4 @@
-"""The order of strings as numbers. NumPy's own strings take four bytes times the longest of them for every one."""
+"""The order of strings as numbers. Each of NumPy's own strings takes four bytes times the length of the longest."""
 
 import numpy as np
 import pyarrow as pa

@@ -62,7 +62,7 @@ class Plan:
     index_bytes: int
     """Size of all HNSW files."""
     why_held: str | None
-    """Why nightly would publish nothing: a rollback holds it back. None where it would."""
+    """Why nightly would publish nothing: the hold of a rollback. None where it would publish."""
     why_rebuild: str | None
     """Why shards of the parent release cannot be carried over; None where all are, except those with large changes."""
     num_to_index: int

@@ -59,7 +59,7 @@ def test_the_documented_fields_are_those_of_the_record(record: type) -> None:
 
 def test_every_name_that_the_stages_take_is_documented() -> None:
     text = (DOCS / "data-model.md").read_text(encoding="utf-8")
-    line = next(line for line in text.splitlines() if line.startswith("- These names are taken"))
+    line = next(line for line in text.splitlines() if line.startswith("- These names are reserved"))
     assert set(re.findall(r"`(\w+)`", line)) == RESERVED
 
 

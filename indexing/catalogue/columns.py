@@ -1,7 +1,7 @@
-"""Any Arrow column as the type that a contract asks for: the one place that says what is a text, a list, a number.
+"""Any Arrow column as the type that a contract requires: the one place that defines what a text, list or number is.
 
 A text is a string, bytes or an integer. A list is a list of texts, or one text. A number is any number, or a text that
-says one; NaN is a missing one. How values are stored (dictionary, view, run-end, extension type) makes no difference.
+holds one; NaN means missing. How values are stored (dictionary, view, run-end, extension type) makes no difference.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type of the same values without dictionaries, views, run ends and extension types, inside of lists too."""
+    """The type of the same values without dictionaries, views, run ends and extension types, inside lists too."""
     if isinstance(kind, pa.BaseExtensionType):
         return plain_type(kind.storage_type)
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
@@ -83,7 +83,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Whether all its values are numbers; a boolean is none."""
+    """Whether all its values are numbers; booleans are not."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
@@ -174,7 +174,7 @@ def _each_in_a_list(texts: pa.Array) -> pa.Array:
 
 
 def _cast(array: pa.Array, expected: pa.DataType) -> tuple[pa.Array, pa.Array]:
-    """(the array cast, null where a value does not fit; where one did not). Only a rounded float is no loss."""
+    """(the array cast, null where a value does not fit; where one did not). Rounding a float is no misfit."""
     options = pc.CastOptions(
         expected, allow_float_truncate=bool(pa.types.is_floating(expected)), allow_invalid_utf8=True
     )
@@ -188,7 +188,7 @@ def _cast(array: pa.Array, expected: pa.DataType) -> tuple[pa.Array, pa.Array]:
 
 
 def without_undecodable(array: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """(null in place of what holds a string that is not UTF-8, which Arrow's kernels refuse; where that was)."""
+    """(null in place of values with a string that is not UTF-8, which Arrow's kernels refuse; where they were)."""
     try:
         array.validate(full=True)
     except pa.ArrowInvalid:  # fast, but names no row
@@ -202,7 +202,7 @@ def _decodes(value: pa.Scalar) -> bool:
         value.as_py()
     except UnicodeDecodeError:
         return False
-    except (ArithmeticError, ValueError):  # a year that Python has no date for is no wrong text
+    except (ArithmeticError, ValueError):  # a year that Python has no date for is not a wrong text
         return True
     return True
 
@@ -210,7 +210,7 @@ def _decodes(value: pa.Scalar) -> bool:
 def as_text(array: pa.Array) -> pa.Array:
     """string (num_rows,): each value as text; null for a null, for NaN, and for bytes that are not UTF-8.
 
-    Raises ArrowNotImplementedError for a type that has no text, such as a struct.
+    Raises ArrowNotImplementedError for a type that cannot be text, such as a struct.
     """
     return _convert(_without_nan(plain(array)), pa.string())[0]
 

@@ -34,7 +34,7 @@ CONTRACT = pa.schema(
 REQUIRED = ("item_id", "item_type", "title")
 FINGERPRINT_TYPE = pa.binary(16)
 MAX_ID_BYTES = 1024
-"""Of an item_id in UTF-8, as of a key in S3. Every run holds the ids of whole shards in memory."""
+"""Of an item_id in UTF-8, like a key in S3. Every run holds the ids of whole shards in memory."""
 MAX_SHOWN = 100
 """Characters of a value that a reason shows."""
 
@@ -42,7 +42,7 @@ MAX_SHOWN = 100
 def conform_schema(schema: pa.Schema, source: str, required: Sequence[str] = REQUIRED) -> pa.Schema:
     """The schema that rows of `source` are converted to: the contract's types, then any other column as it is.
 
-    Raises DataError when a required column is missing, a column is there twice, or one of the contract has a type that
+    Raises DataError when a required column is missing, a column is repeated, or one of the contract has a type that
     does not convert.
     """
     require_columns(schema, CONTRACT, required, source)
@@ -51,8 +51,8 @@ def conform_schema(schema: pa.Schema, source: str, required: Sequence[str] = REQ
 
 
 def require_columns(schema: pa.Schema, contract: pa.Schema, required: Sequence[str], source: str) -> None:
-    """Raises DataError for a required column that is missing, a column that is there twice, and one of the contract
-    whose type does not convert.
+    """Raises DataError for a required column that is missing, a column that is repeated, and a column of the contract
+    with a type that does not convert.
     """
     missing = [name for name in required if name not in schema.names]
     if missing:
@@ -79,7 +79,7 @@ def merge_schemas(one: pa.Schema, other: pa.Schema, source: str) -> pa.Schema:
         kind = merged_type(known.type, field.type)
         if kind is None:
             raise DataError(
-                f"{source}: expected column {field.name} as {known.type}, as in the files before, got {field.type}"
+                f"{source}: expected column {field.name} as {known.type}, as in earlier files, got {field.type}"
             )
         one = one.set(number, known.with_type(kind))
     return one
@@ -87,7 +87,7 @@ def merge_schemas(one: pa.Schema, other: pa.Schema, source: str) -> pa.Schema:
 
 def conform_table(table: pa.Table, schema: pa.Schema, contract: pa.Schema = CONTRACT) -> pa.Table:
     """`table` with the columns of `schema` in that order, converted, and nulls where a column is missing; then
-    `reason`: why a row cannot be taken, null where nothing is known. What `table` has of it stays.
+    `reason`: why a row is bad, null where nothing is wrong so far. Reasons that `table` already has are kept.
     """
     empty = pa.chunked_array([pa.nulls(table.num_rows, pa.string())])
     reasons = table["reason"] if "reason" in table.column_names else empty
@@ -114,10 +114,7 @@ def _why_unfit(actual: pa.DataType, field: pa.Field) -> str:
 
 
 def split_rows(table: pa.Table, item_types: Sequence[str]) -> tuple[pa.Table, pa.Table]:
-    """The rows of a conformed table that keep the contract, without `reason`; those that break it, with why.
-
-    Duplicates are found later.
-    """
+    """The valid rows of a conformed table, without `reason`; the invalid ones, with it. Duplicates are found later."""
     shown_types = pc.utf8_slice_codeunits(table["item_type"], 0, MAX_SHOWN)
     known = pc.is_in(table["item_type"], value_set=pa.array(item_types, pa.string()))
     found = pc.case_when(

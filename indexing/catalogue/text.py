@@ -39,7 +39,7 @@ class TextTemplate:
 
 
 def _as_text(column: pa.ChunkedArray, field: str) -> pa.Array:
-    """string (num_rows,), '' where a value is missing. Raises ConfigError for a type that has no text, as a struct."""
+    """string (num_rows,), '' where a value is missing. Raises ConfigError for a type that cannot be text (a struct)."""
     try:
         array = plain(column.combine_chunks())
         texts = pc.binary_join(without_blanks(array), ", ") if pa.types.is_nested(array.type) else as_text(array)

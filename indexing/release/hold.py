@@ -1,4 +1,4 @@
-"""A rollback is a hold: what was rolled back from is not published again until the hold is lifted."""
+"""A rollback places a hold: what was rolled back from is not published again until the hold is lifted."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Hold:
-    """What a release was made from that has been rolled back from. It stands here, since that release may be pruned."""
+    """What a release that was rolled back from was made from. It is kept here, since that release may be pruned."""
 
     release: int
     """The number of that release."""
@@ -33,9 +33,9 @@ def hold_of(release: "Release") -> Hold:
 
 
 def holds_of_rollback(current: "Release", target: "Release") -> tuple[Hold, ...] | None:
-    """What is held once `target` is current again: `current` and what it holds itself, but not what is gone back to.
+    """The holds once `target` is current again: on `current`, and on what it holds itself, but not on `target`.
 
-    Newest first, and one of those made from the same. None where nothing is left to hold.
+    Newest first, one for those made from the same inputs. None where nothing is left to hold.
     """
     found = {hold.made_from: hold for hold in reversed((hold_of(current), *(current.holds or ())))}
     found.pop(hold_of(target).made_from, None)
@@ -43,5 +43,5 @@ def holds_of_rollback(current: "Release", target: "Release") -> tuple[Hold, ...]
 
 
 def find_hold(current: "Release", candidate: Hold) -> Hold | None:
-    """What `current` holds that was made from the same as `candidate`."""
+    """The hold of `current` on what was made from the same inputs as `candidate`."""
     return next((hold for hold in current.holds or () if hold.made_from == candidate.made_from), None)

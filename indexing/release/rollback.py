@@ -39,8 +39,8 @@ def roll_back(
     """Publishes the content of release `to` as the next release, once every byte of it has been verified.
 
     With `signing_key` the new release is signed, and release `to` must be signed by that key or one of `trusted_keys`.
-    The current release may be damaged: then the newest valid one before it is what the new release holds. `on_blob` is
-    called for each blob that was verified. `check` is called between blobs and before the commit, and raises when this
+    The current release may be damaged: then the new release holds the newest valid one before it. `on_blob` is called
+    for each blob that was verified. `check` is called between blobs and before the commit, and raises when this
     process must not continue (its lease is lost).
 
     Raises ConfigError when there is no such release, it is the current one, or an unsigned release would follow a
@@ -81,7 +81,7 @@ def resume(
     signing_key: Ed25519PrivateKey | None = None,
     trusted_keys: Sequence[Ed25519PublicKey] = (),
 ) -> Release:
-    """Publishes the current release again without its holds, so that a run may publish what was rolled back from.
+    """Publishes the current release again without its holds, so that a run may publish again what was rolled back from.
 
     `check` is called before the commit. Raises ConfigError where nothing is held or an unsigned release would follow a
     signed one, UntrustedError where there is a key, and neither it nor one of `trusted_keys` has signed the current
@@ -89,12 +89,14 @@ def resume(
     """
     current = read_release(store, None, [signing_key.public_key(), *trusted_keys] if signing_key else None)
     if current.holds is None:
-        raise ConfigError(f"{store.url}: release {current.number} holds nothing back, expected a rollback that does")
+        raise ConfigError(
+            f"{store.url}: release {current.number} has no hold to lift, expected a rollback that has one"
+        )
     require_key(current, signing_key, "--signing-key", store.url)
     if missing := missing_blobs(store, current):
         raise DamagedError(
             f"{store.url}: expected all blobs of release {current.number}, {len(missing)} are missing or altered, such "
-            f"as {missing[0]}: roll back to a whole release"
+            f"as {missing[0]}: roll back to a complete release"
         )
     check()
     return commit_release(store, following(current.number, current, None, signing_key))

@@ -64,7 +64,7 @@ class LocalStore(Store):
         return file
 
     def _is_same(self, found: ObjectInfo, listed: ObjectInfo) -> bool:
-        """Where another machine has listed it, its inode may have another number there (FUSE), but not its time."""
+        """If another machine listed it, its inode may have another number there (FUSE), but its time is the same."""
         if socket.gethostname() == self._host:
             return found.etag == listed.etag
         return (found.size_bytes, found.modified) == (listed.size_bytes, listed.modified)

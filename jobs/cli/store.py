@@ -24,7 +24,7 @@ from jobs.cli.options import AsJson, ReleaseNumber, Store, TrustedKeys, paths_of
 from jobs.cli.output import output_of, print_json
 from jobs.report.terminal import print_table
 
-SELDOM = ("holds", "problem")
+OPTIONAL_COLUMNS = ("holds", "problem")
 """Columns of `releases` that are left out where no release has a value."""
 Number = Annotated[int, typer.Argument(metavar="N", parser=whole_number, help="The number of the release.")]
 To = Annotated[int, typer.Option("--to", metavar="N", parser=whole_number, help="The release to go back to.")]
@@ -50,17 +50,17 @@ def releases(store: Store, as_json: AsJson = False) -> None:
         return print_json(rows)
     if not rows:
         raise ConfigError(f"no release in {opened.url}: run nightly first")
-    shown = [name for name in rows[0] if name not in SELDOM or any(row[name] for row in rows)]
+    shown = [name for name in rows[0] if name not in OPTIONAL_COLUMNS or any(row[name] for row in rows)]
     print_table([name.replace("_", " ") for name in shown], [[cell(name, row[name]) for name in shown] for row in rows])
     print_hold(rows[-1]["holds"], opened.url)
 
 
 def print_hold(numbers: list[int], url: str) -> None:
-    """What the current release holds back, and how to lift that."""
+    """The holds of the current release, and how to lift them."""
     if numbers:
         names = " and ".join(map(str, numbers))
         print(
-            f"nightly does not publish again what release {names} was made from; to lift that: nightcrate resume {url}"
+            f"nightly does not publish again what release {names} was made from; lift the hold: nightcrate resume {url}"
         )
 
 
@@ -137,7 +137,7 @@ def rollback(
 ) -> None:
     """Verify an old release in full, then publish its content as the next release.
 
-    nightly does not publish again what was rolled back from: see resume.
+    nightly does not publish what was rolled back from until resume.
     """
     from indexing.release.rollback import roll_back
 
@@ -179,7 +179,7 @@ def resume(store: Store, signing_key: SigningKey = None, trusted_key: SignedBy =
         release = lift_hold(opened, check=lease.check, signing_key=key, trusted_keys=older)
     if as_json:
         return print_json({"release": release.number, "store": opened.url})
-    print(f"release {release.number} is current and holds nothing back: {opened.url}")
+    print(f"release {release.number} is current and has no hold: {opened.url}")
 
 
 def load_keys(

@@ -42,10 +42,10 @@ class CatalogueConfig:
     )
     """How an item reads as text, per item type or `default`; a missing field leaves no separator."""
     max_quarantined: Share = 0.01
-    """Share of rows, of the catalogue or of a log, that may be set aside as bad; of fewer than 100 rows, 5 may."""
+    """Share of rows, of the catalogue or of a log, that may be set aside as bad; of fewer than 100 rows, 5 may be."""
 
     def max_bad_rows(self, num_rows: int) -> int:
-        """How many of `num_rows` may be set aside. A share of few rows would be none, so they have a handful."""
+        """How many of `num_rows` may be set aside. A share of few rows would be none, so a few are always allowed."""
         if num_rows < MIN_ROWS_FOR_SHARE:
             return HANDFUL if self.max_quarantined else 0
         return int(self.max_quarantined * num_rows)

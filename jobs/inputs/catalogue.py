@@ -42,7 +42,7 @@ class Part:
         return self.info.key
 
     def read(self) -> pa.Table:
-        """Raises DataError for what is no Parquet, and where the file was replaced since it was listed."""
+        """Raises DataError for invalid Parquet, and where the file was replaced since it was listed."""
         with open_listed(self.store, self.info) as file, parquet_errors(self.store.describe(self.key)):
             return pq.ParquetFile(file).read_row_groups(range(self.first_row_group, self.end_row_group))
 

@@ -34,7 +34,7 @@ INTERACTIONS = pa.schema(
 REQUIRED = ("query", "item_id", "query_group")
 TICKS_PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 YEARS_S = (946_684_800.0, 4_102_444_800.0)
-"""2000 and 2100 as unix seconds. Between these years a number says its unit: the ranges of no two units meet."""
+"""2000 and 2100 as unix seconds. Between these years a number determines its unit: no two units' ranges overlap."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def read_interactions(path: str | None, s3: S3Settings | None, setting: str, max
 
     `max_bad_rows`: number of rows → how many of them may be set aside, which a warning counts. Raises ConfigError
     when there is no file (`setting` names the key of the configuration), DataError on a missing column, a type that
-    does not convert, timestamps of no certain unit, too many bad rows, or no good ones.
+    does not convert, timestamps in no recognisable unit, too many bad rows, or no good ones.
     """
     if path is None:
         raise ConfigError(f"{setting}: expected a Parquet file of search logs, got none")
@@ -88,14 +88,14 @@ def check_bad_rows(
 ) -> None:
     """Warns of bad rows. Raises DataError for more than `max_bad_rows`."""
     num_bad, num_rows = reasons.total(), num_good + reasons.total()
-    said = "; ".join(f"{count}: {reason}, first in {examples[reason]}" for reason, count in sorted(reasons.items()))
+    counts = "; ".join(f"{count}: {reason}, first in {examples[reason]}" for reason, count in sorted(reasons.items()))
     if num_bad > max_bad_rows(num_rows):
         raise DataError(
             f"{setting}: expected at most {max_bad_rows(num_rows)} bad rows (catalogue.max_quarantined), got {num_bad} "
-            f"of {num_rows}; {said}"
+            f"of {num_rows}; {counts}"
         )
     if num_bad:
-        logger.warning("%s: %d of %d rows are set aside; %s", setting, num_bad, num_rows, said)
+        logger.warning("%s: %d of %d rows are set aside; %s", setting, num_bad, num_rows, counts)
 
 
 def read_file(store: Store, info: ObjectInfo) -> pa.Table:
@@ -111,7 +111,7 @@ def read_file(store: Store, info: ObjectInfo) -> pa.Table:
 
 
 def check_schema(schema: pa.Schema, source: str) -> None:
-    """Raises DataError naming `source` and a column that is missing, twice or of a type that does not convert."""
+    """Raises DataError naming `source` and a column that is missing, repeated or of a type that does not convert."""
     number = schema.get_field_index("timestamp")
     if number >= 0 and pa.types.is_timestamp(schema.field(number).type):
         schema = schema.set(number, INTERACTIONS.field("timestamp"))  # `conform` reads it
@@ -133,9 +133,9 @@ def conform(table: pa.Table, source: str) -> pa.Table:
 
 
 def in_seconds(table: pa.Table, source: str) -> pa.Table:
-    """`table` with its numbers in `timestamp`, of whatever unit, as unix seconds; what is in no year of ours is bad.
+    """`table` with the numbers in `timestamp`, whatever their unit, as unix seconds; those outside `YEARS_S` are bad.
 
-    The unit is that in which the median lies between the years 2000 and 2100. Raises DataError where there is none.
+    The unit is that in which the median is between the years 2000 and 2100. Raises DataError where there is none.
     """
     known = table["timestamp"].drop_null().to_numpy()
     if not len(known):
@@ -146,7 +146,7 @@ def in_seconds(table: pa.Table, source: str) -> pa.Table:
     if not units:
         raise DataError(
             f"{source}: expected column timestamp as unix seconds, or as milli-, micro- or nanoseconds, between the "
-            f"years 2000 and 2100, got {median:.17g}; write a timestamp type where the times are others"
+            f"years 2000 and 2100, got {median:.17g}; for other times, use a timestamp type"
         )
     if units != ["s"]:
         logger.info("%s: timestamp is read as unix time in %s", source, units[0])
@@ -159,7 +159,7 @@ def in_seconds(table: pa.Table, source: str) -> pa.Table:
 
 
 def check_rows(table: pa.Table) -> pa.Table:
-    """`table` with a reason for each row that breaks the contract."""
+    """`table` with a reason for each invalid row."""
     weight = table["weight"]
     is_weight = pc.fill_null(pc.and_(pc.is_finite(weight), pc.greater_equal(weight, 0)), False)
     found = pc.case_when(

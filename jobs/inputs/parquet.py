@@ -31,7 +31,7 @@ def list_parquet(path: str, s3: S3Settings | None, setting: str) -> tuple[Store,
 def open_listed(store: Store, info: ObjectInfo) -> Iterator[BinaryIO]:
     """The object as it was listed, to read while the block runs.
 
-    Raises DataError where it was replaced or deleted since, so that no run takes parts of two versions for one.
+    Raises DataError where it was replaced or deleted since, so that no run mixes two versions.
     """
     try:
         with store.open(info.key, info) as file:
@@ -45,7 +45,7 @@ def open_listed(store: Store, info: ObjectInfo) -> Iterator[BinaryIO]:
 
 
 def content_digest(store: Store, info: ObjectInfo, file: BinaryIO) -> str:
-    """SHA-256 of a local file, which is open, else the ETag: both change with the content."""
+    """SHA-256 of a local file, which is open, or the ETag: both change with the content."""
     if isinstance(store, LocalStore):
         file.seek(0)
         return hash_stream(file)

@@ -1,4 +1,4 @@
-"""Folders of a run on several nodes: each node proves that it sees what this process has written there or listed."""
+"""Folders of a run on several nodes: each node must see what this process has written or listed there."""
 
 import uuid
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from cluster.nodes import on_each_node, working_nodes
+from cluster.nodes import cpu_nodes, on_each_node
 from indexing.errors import ConfigError, ObjectNotFound, StoreUnavailable
 from indexing.store import ObjectInfo, Store
 from indexing.store.local import LocalStore
@@ -32,18 +32,18 @@ class Probe:
 
 
 def require_shared(run: Run, source: Source) -> None:
-    """Raises ConfigError naming the node where one of several does not share a folder with this process.
+    """Raises ConfigError, naming the node, where one of several does not share a folder with this process.
 
-    S3 is the same everywhere, and one node with itself. Nodes that join later are not asked.
+    S3 and a single node need no check. Nodes that join later are not checked.
     """
-    if len(working_nodes()) < 2:
+    if len(cpu_nodes()) < 2:
         return
     with written_nonces([("store", run.store), ("workspace", run.workspace)]) as nonces:
         probes = [*nonces, *input_probes(run.config, source)]
         for node, unseen in on_each_node(partial(find_unseen, probes)) if probes else ():
             if unseen:
                 raise ConfigError(
-                    f"{unseen[0].setting}: node {node} does not see {unseen[0].store.url} as this process does; on "
+                    f"{unseen[0].setting}: node {node} does not see {unseen[0].store.url} as this process does; with "
                     "several nodes it must be on s3://, or in a folder that all of them share"
                 )
 

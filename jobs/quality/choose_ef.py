@@ -16,7 +16,7 @@ from jobs.quality.shard_search import Hits
 
 @dataclass(frozen=True)
 class Figures:
-    """A collection under one ef."""
+    """A collection with one ef."""
 
     recall_of_samples: np.ndarray
     """recall@10 of each sampled vector, float64 (num_samples,)."""
@@ -25,7 +25,7 @@ class Figures:
     is_match: np.ndarray
     """Whether a sampled vector finds itself, bool (num_samples,)."""
     worst_shard: tuple[str, float]
-    """The shard of lowest recall@10 by itself, and its recall@10."""
+    """The shard with the lowest recall@10 on its own, and that recall@10."""
 
 
 def measure(query_sets: Mapping[str, np.ndarray], hits: Hits) -> dict[int, Figures]:
@@ -75,7 +75,7 @@ def choose_ef_search(
 def gates_of(config: Config, name: str, sample: Sample, figures: Figures) -> list[Gate]:
     """Of the random samples, of each slice that has enough samples and not all, of the queries, of the worst shard.
 
-    Slices have the limit of a shard: by chance alone, 50 samples miss a share that 1,000 samples never do.
+    Slices have the threshold of a shard: by chance alone, 50 samples can miss a threshold that 1,000 would reach.
     """
     limits, num_random = config.validation, sample.num_random
     slices = {part: rows for part, rows in sample.slices.items() if SLICE_SAMPLES <= rows.sum() < len(rows)}

@@ -1,7 +1,7 @@
 """Recall against exact search. Pure: numbers in, numbers out.
 
-Hits of one score count once. Equal vectors have equal scores, so a thousand items of one text weigh as much as one, and
-which of them was found does not matter.
+Hits of equal score count once. Equal vectors have equal scores, so a thousand items with one text weigh as much as one,
+and it does not matter which of them was found.
 """
 
 import numpy as np

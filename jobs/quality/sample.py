@@ -1,8 +1,8 @@
 """Which items recall is measured on: distinct vectors, drawn at random, and enough of every small slice.
 
-Items of equal vectors are one draw: else one text that thousands of items have would outweigh all others. A vector is
-drawn where a hash of it is among the lowest. So the same vectors are drawn however the items are cut into blocks and
-shards, and what was drawn of two parts can be merged into what is drawn of both.
+Items with equal vectors count as one: otherwise one text that thousands of items have would outweigh all others. A
+vector is drawn if its hash is among the lowest. So the same vectors are drawn however the items are split into blocks
+and shards, and the samples of two parts can be merged into the sample of both.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 from jobs.quality.slices import MIN_SLICE, slice_rows
 
 TRAITS = pa.schema({"item_type": pa.string(), "language": pa.string(), "popularity": pa.float64()})
-"""Columns by which recall is reported apart."""
+"""Columns by which recall is reported separately."""
 SLICE_SAMPLES = 50
-"""Distinct vectors that are drawn of each item type and language, where it has so many; enough for a gate."""
+"""Distinct vectors that are drawn of each item type and language that has as many: enough for a gate."""
 MAX_LANGUAGES = 20
-"""Languages of a shard that count, those of most items: there is no end to what may be in the column."""
+"""Languages of a shard that are considered, the most frequent ones: the column may hold anything."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Sample:
     vectors: np.ndarray
     """float32 (num_samples, dim)."""
     num_random: int
-    """The first of them are drawn from all items; those after them were drawn for small slices."""
+    """The first of them were drawn from all items; those after them were drawn for small slices."""
     slices: dict[str, np.ndarray]
     """Name → bool (num_samples,): see `slice_rows`."""
 
@@ -48,7 +48,7 @@ class Drawn:
 
 
 def read_traits(metadata: pa.Table) -> pa.Table:
-    """`TRAITS` of each row; null where the language is none of the `MAX_LANGUAGES` that most rows have."""
+    """`TRAITS` of each row; null where the language is not one of the `MAX_LANGUAGES` most frequent ones."""
     traits = metadata.select(TRAITS.names).cast(TRAITS)
     counts = Counter(traits["language"].drop_null().to_pylist())
     common = sorted(counts, key=lambda name: (-counts[name], name))[:MAX_LANGUAGES]
@@ -77,7 +77,7 @@ def vector_keys(vectors: np.ndarray) -> np.ndarray:
 
 
 def _keep_lowest(drawn: Drawn, num_samples: int) -> Drawn:
-    """The `num_samples` vectors of lowest keys, and those of each type and language; a row for each of its traits."""
+    """The `num_samples` vectors of lowest keys, and enough of each type and language; a row for each of its traits."""
     keys, popularity = drawn.keys, drawn.traits["popularity"].to_numpy()
     kinds, languages = (_codes(drawn.traits[name]) for name in ("item_type", "language"))
     rows = np.lexsort((-np.where(np.isnan(popularity), -np.inf, popularity), languages, kinds, keys))
@@ -109,7 +109,7 @@ def make_sample(drawn: Drawn, num_samples: int) -> Sample:
     _, first, sample_of_row = np.unique(drawn.keys, return_index=True, return_inverse=True)
     num_random = min(num_samples, len(first))
     traits = drawn.traits
-    # Head and tail are those of the random items: among the others some types and languages abound.
+    # Head and tail are those of the random items: among the others, some types and languages are overrepresented.
     popularity = np.where(sample_of_row < num_random, traits["popularity"].to_numpy(), np.nan)
     slices = {}
     for name, rows in slice_rows(traits["item_type"].to_pylist(), traits["language"].to_pylist(), popularity).items():

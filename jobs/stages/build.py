@@ -36,7 +36,7 @@ from jobs.workspace.blobs import put_blob, workspace_key
 from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.records import Built, BuiltGraph, BuiltShard, Encoded, Prepared
 from jobs.workspace.runs import parquet_bytes, read_parts, read_run, run_key
-from jobs.workspace.vectors import VECTOR, vector_keys, vectors_of
+from jobs.workspace.vectors import VECTOR, row_keys, vectors_of
 
 FORMAT = 2
 RANGES = 2
@@ -265,12 +265,12 @@ def shard_vectors(task: ShardTask, items: pa.Table) -> np.ndarray:
 
     Raises DamagedError where an item has no vector, DataError where chunks differ in dimension.
     """
-    wanted = vector_keys(items)
+    wanted = row_keys(items)
     vectors: np.ndarray | None = None
     found = np.zeros(items.num_rows, dtype=bool)
     for key in task.chunks:
         known = read_run(task.workspace, key, "id_key", task.keys, columns=["fingerprint", "item_id"])
-        positions = pc.index_in(vector_keys(known), value_set=wanted)
+        positions = pc.index_in(row_keys(known), value_set=wanted)
         if positions.null_count == len(positions):
             continue  # its vectors, most of its bytes, are not read
         values = vectors_of(read_run(task.workspace, key, "id_key", task.keys, columns=[VECTOR]))

@@ -23,7 +23,7 @@ from indexing.store import Store
 from indexing.store.cache import download_into
 from jobs.workspace.blobs import put_blob, workspace_key
 from jobs.workspace.runs import parquet_bytes
-from jobs.workspace.vectors import VECTOR, vector_column, vector_keys
+from jobs.workspace.vectors import VECTOR, row_keys, vector_column
 
 logger = logging.getLogger(__name__)
 MAX_DELTAS = 4
@@ -67,7 +67,7 @@ def plan_changes(parent: Shard, before: pa.Table, now: pa.Table, compact_at: flo
 
 def match_rows(before: pa.Table, now: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """(int64 (num_before,): the equal row of `now` or -1; int64: rows of `now` that are not in `before`)."""
-    found = pc.index_in(vector_keys(now), value_set=vector_keys(before))
+    found = pc.index_in(row_keys(now), value_set=row_keys(before))
     is_known = pc.is_valid(found).to_numpy(zero_copy_only=False)
     rows = np.full(before.num_rows, -1)
     rows[found.drop_null().to_numpy()] = np.flatnonzero(is_known)

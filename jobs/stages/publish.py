@@ -90,7 +90,7 @@ def find_published(run: Run, inputs: Inputs, prepared: Prepared, built: Built) -
 
 
 def why_held(run: Run, inputs: Inputs) -> str | None:
-    """Why this run may not publish: it would publish what the current release was rolled back from. None if it may."""
+    """Why this run must not publish: it would publish what was rolled back from. None if it may publish."""
     parent = inputs.parent
     if parent is None:
         return None

@@ -13,7 +13,7 @@ from indexing.catalogue.contract import FINGERPRINT_TYPE
 from indexing.key_ranges import KeyRange, key_range
 from indexing.store import Store
 from jobs.workspace.runs import write_run
-from jobs.workspace.vectors import VECTOR, vector_column, vector_keys
+from jobs.workspace.vectors import VECTOR, row_keys, vector_column
 
 CHUNK_ROWS = 4096
 MIN_CHUNKS, MAX_CHUNKS = 8, 512
@@ -61,13 +61,13 @@ def read_chunk(store: Store, key: str, columns: Sequence[str]) -> pa.Table:
 
 def without_known(rows: pa.Table, known: pa.Table) -> pa.Table:
     """The rows whose (fingerprint, item_id) has no vector yet."""
-    return rows.filter(pc.invert(pc.is_in(vector_keys(rows), value_set=vector_keys(known))))
+    return rows.filter(pc.invert(pc.is_in(row_keys(rows), value_set=row_keys(known))))
 
 
 def write_chunk(workspace: Store, path: str, chunk: int, total: int, rows: pa.Table, vectors: np.ndarray) -> None:
     """The chunk's new rows, sorted by id key for `build`; named by its range and what is in it."""
     table = rows.select(["id_key", "item_id", "fingerprint"])
-    name = hashlib.blake2b(b"\n".join(sorted(vector_keys(table).to_pylist())), digest_size=16).hexdigest()
+    name = hashlib.blake2b(b"\n".join(sorted(row_keys(table).to_pylist())), digest_size=16).hexdigest()
     write_run(
         workspace,
         f"{path}/{chunk}of{total}-{name}.parquet",

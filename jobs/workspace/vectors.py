@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 VECTOR = "vector"
 
 
-def vector_keys(table: pa.Table) -> pa.Array:
+def row_keys(table: pa.Table) -> pa.Array:
     """binary (num_rows,): fingerprint and item id together, by which a row's vector is found."""
     columns = [table[name].cast(pa.binary()).combine_chunks() for name in ("fingerprint", "item_id")]
     return pc.binary_join_element_wise(*columns, b"")

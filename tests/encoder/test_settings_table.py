@@ -87,7 +87,7 @@ REFUSED: dict[Row, Change] = {
         )
         for name in ("euclidean", "manhattan")
     },
-    (TRANSFORMER, "`max_seq_length` that is no number"): Change(
+    (TRANSFORMER, "`max_seq_length` that is not a number"): Change(
         {"max_seq_length": "9"}, "expected max_seq_length to be a whole number above 0, got '9'"
     ),
     (TRANSFORMER, "`max_seq_length` with no room for a token"): Change(

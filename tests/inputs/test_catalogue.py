@@ -132,7 +132,7 @@ def test_part_files_of_two_writers_are_read_as_one_with_the_wider_type(folder: P
 
 def test_a_column_with_two_types_that_have_none_in_common_is_refused_naming_the_file(folder: Path) -> None:
     write(folder, a=rows("1", year=[1959]), b=rows("2", year=["1959"]))
-    message = r"b\.parquet: expected column year as int64, as in the files before, got string"
+    message = r"b\.parquet: expected column year as int64, as in earlier files, got string"
     with pytest.raises(DataError, match=message):
         scan(folder)
 

@@ -30,7 +30,7 @@ def check(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def check_(each: Nodes) -> None:
         config = load_config(str(world.write_config()))
-        monkeypatch.setattr("jobs.inputs.shared.working_nodes", lambda: [{}, {}])
+        monkeypatch.setattr("jobs.inputs.shared.cpu_nodes", lambda: [{}, {}])
         monkeypatch.setattr("jobs.inputs.shared.on_each_node", each)
         require_shared(open_run(config, Progress(Console(quiet=True))), scan_source(config))
 

@@ -1,4 +1,4 @@
-"""A rollback is a hold: what it holds back, and how that is lifted."""
+"""A rollback places a hold: what it blocks, and how that is lifted."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_resume_publishes_the_same_without_the_hold(store: Store) -> None:
 
 
 def test_resume_where_nothing_is_held_is_refused(store: Store) -> None:
-    with pytest.raises(ConfigError, match="release 3 holds nothing back"):
+    with pytest.raises(ConfigError, match="release 3 has no hold to lift"):
         resume(store)
 
 
@@ -115,12 +115,12 @@ def test_resume_signs_only_what_a_trusted_key_has_signed(store: Store) -> None:
 def test_rollback_and_releases_say_what_is_held_and_resume_lifts_it(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    says = f"not publish again what release 3 was made from; to lift that: nightcrate resume {store.url}\n"
+    says = f"not publish again what release 3 was made from; lift the hold: nightcrate resume {store.url}\n"
     for command in (["rollback", store.url, "--to", "1", "-q"], ["releases", store.url]):
         assert main(command) == 0
         assert capsys.readouterr().out.endswith(says)
     assert main(["resume", store.url]) == 0
-    assert capsys.readouterr().out == f"release 5 is current and holds nothing back: {store.url}\n"
+    assert capsys.readouterr().out == f"release 5 is current and has no hold: {store.url}\n"
     main(["releases", store.url])
     assert "resume" not in capsys.readouterr().out
     assert main(["resume", store.url]) == 2
