@@ -216,15 +216,20 @@ def as_text(array: pa.Array) -> pa.Array:
 
 
 def split_texts(column: pa.ChunkedArray, separator: str) -> pa.ChunkedArray:
-    """list<string> (num_rows,): the parts of each text between separators."""
-    parts = [without_blanks(pc.split_pattern(texts, separator)) for texts in column.chunks]
+    """list<string> (num_rows,): the parts of each text between separators. What is not UTF-8 stays for `convert`."""
+    lists = [pc.split_pattern(_cast(plain(texts), pa.string())[0], separator) for texts in column.chunks]
+    parts = [_drop_blanks(parts, pc.ascii_trim_whitespace(pc.list_flatten(parts))) for parts in lists]
     return pa.chunked_array(parts, pa.list_(pa.string()))
 
 
 def without_blanks(lists: pa.Array) -> pa.Array:
     """list<string> (num_rows,) of what each list holds, as trimmed texts, without blank ones and nulls."""
-    values = pc.utf8_trim_whitespace(as_text(pc.list_flatten(lists)))
-    present = pc.fill_null(pc.not_equal(values, ""), False)
+    return _drop_blanks(lists, pc.utf8_trim_whitespace(as_text(pc.list_flatten(lists))))
+
+
+def _drop_blanks(lists: pa.Array, texts: pa.Array) -> pa.Array:
+    """`texts`: of all lists, one after the other."""
+    present = pc.fill_null(pc.not_equal(texts, ""), False)
     counts = np.bincount(pc.list_parent_indices(lists).filter(present).to_numpy(), minlength=len(lists))
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
-    return pa.ListArray.from_arrays(offsets, values.filter(present), mask=pc.is_null(lists))
+    return pa.ListArray.from_arrays(offsets, texts.filter(present), mask=pc.is_null(lists))

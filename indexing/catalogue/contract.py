@@ -39,24 +39,24 @@ MAX_SHOWN = 100
 """Characters of a value that a reason shows."""
 
 
-def conform_schema(schema: pa.Schema, source: str, required: Sequence[str] = REQUIRED) -> pa.Schema:
+def conform_schema(schema: pa.Schema, source: str) -> pa.Schema:
     """The schema that rows of `source` are converted to: the contract's types, then any other column as it is.
 
-    Raises DataError when a required column is missing, a column is repeated, or one of the contract has a type that
-    does not convert.
+    Raises DataError when a column is repeated, or one of the contract has a type that does not convert.
     """
-    require_columns(schema, CONTRACT, required, source)
+    require_types(schema, CONTRACT, source)
     others = (field for field in schema if field.name not in CONTRACT.names)
     return pa.schema([*CONTRACT, *(field.with_type(carried_type(field.type)) for field in others)])
 
 
-def require_columns(schema: pa.Schema, contract: pa.Schema, required: Sequence[str], source: str) -> None:
-    """Raises DataError for a required column that is missing, a column that is repeated, and a column of the contract
-    with a type that does not convert.
-    """
-    missing = [name for name in required if name not in schema.names]
-    if missing:
+def require_names(names: Sequence[str], required: Sequence[str], source: str) -> None:
+    """Raises DataError for required columns that are missing."""
+    if missing := [name for name in required if name not in names]:
         raise DataError(f"{source}: expected columns {', '.join(required)}; {', '.join(missing)} not found")
+
+
+def require_types(schema: pa.Schema, contract: pa.Schema, source: str) -> None:
+    """Raises DataError for a column that is repeated, and one of the contract whose type does not convert."""
     if repeated := sorted({name for name in schema.names if schema.names.count(name) > 1}):
         raise DataError(f"{source}: expected each column once, got {repeated[0]!r} twice")
     for field in contract:

@@ -17,6 +17,10 @@ from jobs.config.training import EvaluationConfig, TrainingConfig
 
 SHORT_FORMS = {"encoder": "model"}
 """A section that can be written as one word, and which of its keys that is: `encoder: latest`."""
+Column = Literal[
+    "item_id", "item_type", "title", "creators", "parent_title", "description", "genres", "language", "popularity"
+]
+LIST_COLUMNS = ("creators", "genres")
 MIN_ROWS_FOR_SHARE, HANDFUL = 100, 5
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -34,7 +38,9 @@ class CatalogueConfig:
     """The items, and how they read as text."""
 
     path: LocalPath | None = None
-    """File or folder of Parquet, local or s3://. Null when `vectors.path` provides the rows."""
+    """Parquet, CSV or JSON lines: a file or a folder, local or s3://. Null when `vectors.path` provides the rows."""
+    columns: dict[Column, str | dict[Literal["from", "split"], str]] = field(default_factory=dict)
+    """What your columns are called: `title: name`; `creators: {from: artist, split: ";"}` for a list in one text."""
     collections: Annotated[dict[str, CollectionConfig], MinLen(1)]
     """Collections by name; each item type belongs to one of them."""
     text: dict[str, str] = field(
@@ -43,6 +49,16 @@ class CatalogueConfig:
     """How an item reads as text, per item type or `default`; a missing field leaves no separator."""
     max_quarantined: Share = 0.01
     """Share of rows, of the catalogue or of a log, that may be set aside as bad; of fewer than 100 rows, 5 may be."""
+
+    @model_validator(mode="after")
+    def _a_rule_says_where_from(self) -> Self:
+        for name, rule in self.columns.items():
+            key = f"columns.{name}"
+            if isinstance(rule, dict) and not rule.get("from"):
+                raise conflict(key, "the name of a column as `from`", rule)
+            if isinstance(rule, dict) and "split" in rule and not (rule["split"] and name in LIST_COLUMNS):
+                raise conflict(key, f"a separator as `split`, for {' or '.join(LIST_COLUMNS)} alone", rule)
+        return self
 
     def max_bad_rows(self, num_rows: int) -> int:
         """How many of `num_rows` may be set aside. A share of few rows would be none, so a few are always allowed."""

@@ -77,6 +77,7 @@ def with_beir(config: Config, folder: Path, split: str) -> Config:
         catalogue=replace(
             config.catalogue,
             path=f"{workspace.url}/{prefix}/catalogue.parquet",
+            columns={},
             collections={"documents": CollectionConfig(item_types=["document"])},
             text={"default": "{title} {description}"},  # as BEIR joins them
         ),

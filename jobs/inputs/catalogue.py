@@ -1,28 +1,64 @@
-"""Where rows come from: the catalogue's Parquet files, or those of precomputed vectors, cut into parts."""
+"""Where rows come from: the catalogue's files, or those of precomputed vectors, cut into parts."""
 
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexing.catalogue.contract import conform_schema, merge_schemas
+from indexing.catalogue.contract import REQUIRED, conform_schema, merge_schemas, require_names
 from indexing.errors import ConfigError, DataError
 from indexing.store import ObjectInfo, Store, open_store
 from jobs.config.schema import Config
-from jobs.inputs.parquet import content_digest, list_parquet, open_listed, parquet_errors, read_footer
-from jobs.inputs.precomputed_vectors import Npy, open_npy, require_types
+from jobs.inputs.columns import INTERNAL, ColumnRule, Columns, arrange, column_rules
+from jobs.inputs.converted import convert_file
+from jobs.inputs.files import (
+    PARQUET,
+    ROWS,
+    content_digest,
+    kind_of,
+    list_files,
+    open_listed,
+    parquet_errors,
+    read_footer,
+)
+from jobs.inputs.precomputed_vectors import Npy, open_npy, require_item_type
 from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.vectors import VECTOR
 
 PART_ROWS = 65_536
 SCAN_THREADS = 16
 """Footers read at the same time: one request each, so latency counts and not the processor."""
+CONVERT_THREADS = 2
+"""Files converted at the same time: each holds a block of rows."""
 RESERVED = {"collection", "fingerprint", "fingerprint_key", "id_key", "reason", "text"} | {
     f"source_{name}" for name in ("file", "part", "row")
 }
 """What `prepare` adds to the rows."""
+
+
+@dataclass(frozen=True)
+class ScannedFile:
+    """A Parquet file: one of the user's, or one that was made of the user's."""
+
+    store: Store
+    info: ObjectInfo
+    """As it was listed."""
+    source: str
+    """What messages call it: the user's file."""
+    name: str
+    """The user's file below the path of the catalogue."""
+    columns: Columns
+    schema: pa.Schema
+    """As the file has it; after `read_columns` as its rows are converted."""
+    metadata: pq.FileMetaData
+
+    def arranged(self) -> pa.Schema:
+        schema = arrange(self.schema.empty_table(), self.columns, self.source).schema
+        return pa.schema([field for field in schema if field.name not in INTERNAL])
 
 
 @dataclass(frozen=True)
@@ -33,6 +69,9 @@ class Part:
     store: Store
     info: ObjectInfo
     """The file as it was listed."""
+    source: str
+    name: str
+    columns: Columns
     first_row_group: int
     end_row_group: int
     first_row: int
@@ -42,9 +81,11 @@ class Part:
         return self.info.key
 
     def read(self) -> pa.Table:
-        """Raises DataError for invalid Parquet, and where the file was replaced since it was listed."""
-        with open_listed(self.store, self.info) as file, parquet_errors(self.store.describe(self.key)):
-            return pq.ParquetFile(file).read_row_groups(range(self.first_row_group, self.end_row_group))
+        """The rows as they came, under the contract's names; converted ones with `source_row`, `reason` and `text`."""
+        with open_listed(self.store, self.info) as file, parquet_errors(self.source):
+            table = pq.ParquetFile(file).read_row_groups(range(self.first_row_group, self.end_row_group))
+        table = arrange(table, self.columns, self.source)
+        return table.rename_columns([INTERNAL.get(name, name) for name in table.column_names])
 
 
 @dataclass(frozen=True)
@@ -60,43 +101,80 @@ class Source:
     """The .npy file that holds the vectors of the rows, in order."""
 
 
-@dataclass(frozen=True)
-class FileScan:
-    """What is known of one file before its rows are read."""
-
-    info: ObjectInfo
-    metadata: pq.FileMetaData
-    schema: pa.Schema
-    digest: str
-
-
 def scan_source(config: Config) -> Source:
     """Lists the files and reads their footers, several at once; each file is opened and hashed once.
 
-    Raises ConfigError when there are none, DataError on a wrong schema.
+    CSV and JSON lines are converted into the workspace first, where they are not yet. Raises ConfigError when there
+    are no files, DataError on a wrong schema.
     """
     setting, path = source_path(config)
-    store, files = list_parquet(path, config.s3, setting)
-    with ThreadPoolExecutor(SCAN_THREADS, thread_name_prefix="scan") as pool:
-        scans = list(pool.map(lambda info: scan_file(config, store, info), files))
+    store, files = list_files(path, config.s3, setting, ROWS if setting == "catalogue.path" else PARQUET)
+    num_threads = SCAN_THREADS if kind_of(files[0].key) == "Parquet" else CONVERT_THREADS
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="scan") as pool:
+        found = list(pool.map(lambda info: scan_file(config, store, info), files))
+    scans = [scan for _, of_file in found for scan in of_file]
     num_rows = sum(scan.metadata.num_rows for scan in scans)
     if not num_rows:
         raise DataError(f"{setting}: expected rows at {path}, got none in {len(files)} files")
+    scans = read_columns(config, scans)
     parts: list[Part] = []
     for scan in scans:
-        parts += split_file(store, scan.info, scan.metadata, first_number=len(parts))
-    digests = [(scan.info.key, scan.digest) for scan in scans]
-    npy = find_npy(config, num_rows)
-    if npy:
+        parts += split_file(scan, first_number=len(parts))
+    digests = [(info.key, digest) for info, (digest, _) in zip(files, found, strict=True)]
+    if npy := find_npy(config, num_rows):
         digests.append((npy.info.key, npy.digest))
-    return Source(parts, unify(scans, store.describe), num_rows, fingerprint(digests), npy)
+    rules = [config.catalogue.columns] if config.catalogue.columns else []
+    return Source(parts, unify(scans), num_rows, fingerprint(digests, *rules), npy)
 
 
-def scan_file(config: Config, store: Store, info: ObjectInfo) -> FileScan:
+def scan_file(config: Config, store: Store, info: ObjectInfo) -> tuple[str, list[ScannedFile]]:
+    """(what changes with the rows of the file, the Parquet files that have them)."""
     source = store.describe(info.key)
-    with open_listed(store, info) as file:
-        metadata, schema = read_footer(file, source)
-        return FileScan(info, metadata, check_schema(config, schema, source), content_digest(store, info, file))
+    if kind_of(info.key) == "Parquet":
+        with open_listed(store, info) as file:
+            scan = scan_parquet(file, store, info, source, info.key)
+            return content_digest(store, info, file), [scan]
+    workspace, scans = open_store(config.workspace, config.s3), []
+    digest, converted = convert_file(store, info, workspace)
+    for made in converted:
+        with open_listed(workspace, made) as file:
+            scans.append(scan_parquet(file, workspace, made, source, info.key))
+    return digest, scans
+
+
+def scan_parquet(file: BinaryIO, store: Store, info: ObjectInfo, source: str, name: str) -> ScannedFile:
+    metadata, schema = read_footer(file, source)
+    return ScannedFile(store, info, source, name, Columns(), schema, metadata)
+
+
+def read_columns(config: Config, scans: Sequence[ScannedFile]) -> list[ScannedFile]:
+    """The files with what becomes of their columns, and the schema after that.
+
+    Raises DataError for a rule whose column no file has, and for a wrong schema. A file that was converted in blocks
+    counts as one: a column may be missing in some of them.
+    """
+    rules, item_types = column_rules(config.catalogue), list(config.item_types())
+    require_sources(rules, scans)
+    scans = [replace(scan, columns=Columns(rules)) for scan in scans]
+    names: dict[str, list[str]] = {}
+    for scan in scans:
+        names.setdefault(scan.source, []).extend(scan.arranged().names)
+    changed = []
+    for scan in scans:
+        has_types = "item_type" in names[scan.source] or len(item_types) > 1 or config.vectors.path
+        scan = replace(scan, columns=Columns(rules, {} if has_types else {"item_type": item_types[0]}))
+        changed.append(replace(scan, schema=check_schema(config, scan.arranged(), names[scan.source], scan.source)))
+    return changed
+
+
+def require_sources(rules: Mapping[str, ColumnRule], scans: Sequence[ScannedFile]) -> None:
+    """Raises DataError for a rule whose column no file has."""
+    names = sorted({name for scan in scans for name in scan.schema.names} - set(INTERNAL))
+    for name, rule in rules.items():
+        if rule.name not in names:
+            near = difflib.get_close_matches(rule.name, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"columns are {', '.join(names)}"
+            raise DataError(f"catalogue.columns.{name}: the catalogue has no column {rule.name!r}; {hint}")
 
 
 def source_path(config: Config) -> tuple[str, str]:
@@ -108,14 +186,20 @@ def source_path(config: Config) -> tuple[str, str]:
     )
 
 
-def check_schema(config: Config, schema: pa.Schema, source: str) -> pa.Schema:
+def check_schema(config: Config, schema: pa.Schema, names: Sequence[str], source: str) -> pa.Schema:
+    """The schema that rows are converted to. `names`: all columns of the file."""
     if taken := sorted(RESERVED.intersection(schema.names)):
-        raise DataError(f"{source}: the column {taken[0]} has a name that is reserved for the stages; rename it")
+        raise DataError(
+            f"{source}: the column {taken[0]} has a name that is reserved for the stages; rename it, or say in "
+            "catalogue.columns which of the contract it is"
+        )
     if not config.vectors.path:
+        has_one_type = len(config.item_types()) == 1
+        require_names(names, [name for name in REQUIRED if name != "item_type" or not has_one_type], source)
         return conform_schema(schema, source)
-    required = ["item_id"] if config.vectors.ids else ["item_id", VECTOR]
-    require_types(config, schema, source)
-    schema = conform_schema(schema, source, required)
+    require_item_type(config, schema, source)
+    require_names(names, ["item_id"] if config.vectors.ids else ["item_id", VECTOR], source)
+    schema = conform_schema(schema, source)
     return pa.schema([field for field in schema if field.name != VECTOR])
 
 
@@ -130,24 +214,29 @@ def find_npy(config: Config, num_rows: int) -> Npy | None:
     return open_npy(store, info, num_rows)
 
 
-def split_file(store: Store, info: ObjectInfo, metadata: pq.FileMetaData, first_number: int) -> list[Part]:
+def split_file(scan: ScannedFile, first_number: int) -> list[Part]:
     """Neighbouring row groups, up to PART_ROWS rows a part (more where a row group alone has more)."""
     parts: list[Part] = []
+
+    def add(start: int, end: int, first_row: int) -> None:
+        number = first_number + len(parts)
+        parts.append(Part(number, scan.store, scan.info, scan.source, scan.name, scan.columns, start, end, first_row))
+
     start = first_row = rows = 0
-    for group in range(metadata.num_row_groups):
-        size = metadata.row_group(group).num_rows
+    for group in range(scan.metadata.num_row_groups):
+        size = scan.metadata.row_group(group).num_rows
         if rows and rows + size > PART_ROWS:
-            parts.append(Part(first_number + len(parts), store, info, start, group, first_row))
+            add(start, group, first_row)
             start, first_row, rows = group, first_row + rows, 0
         rows += size
     if rows:
-        parts.append(Part(first_number + len(parts), store, info, start, metadata.num_row_groups, first_row))
+        add(start, scan.metadata.num_row_groups, first_row)
     return parts
 
 
-def unify(scans: Sequence[FileScan], describe: Callable[[str], str]) -> pa.Schema:
+def unify(scans: Sequence[ScannedFile]) -> pa.Schema:
     """The columns of all files. Raises DataError, naming the file, where a column's types have none in common."""
     merged = scans[0].schema
     for scan in scans[1:]:
-        merged = merge_schemas(merged, scan.schema, describe(scan.info.key))
+        merged = merge_schemas(merged, scan.schema, scan.source)
     return merged

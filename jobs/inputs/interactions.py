@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from indexing.catalogue.contract import conform_table, is_blank, require_columns
+from indexing.catalogue.contract import conform_table, is_blank, require_names, require_types
 from indexing.errors import ConfigError, DataError
 from indexing.store import ObjectInfo, S3Settings, Store
-from jobs.inputs.parquet import content_digest, list_parquet, open_listed, parquet_errors, read_footer
+from jobs.inputs.files import content_digest, list_files, open_listed, parquet_errors, read_footer
 from jobs.workspace.fingerprint import fingerprint
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def read_interactions(path: str | None, s3: S3Settings | None, setting: str, max
     """
     if path is None:
         raise ConfigError(f"{setting}: expected a Parquet file of search logs, got none")
-    store, files = list_parquet(path, s3, setting)
+    store, files = list_files(path, s3, setting)
     tables: list[pa.Table] = []
     reasons: Counter[str] = Counter()
     examples: dict[str, str] = {}
@@ -115,7 +115,8 @@ def check_schema(schema: pa.Schema, source: str) -> None:
     number = schema.get_field_index("timestamp")
     if number >= 0 and pa.types.is_timestamp(schema.field(number).type):
         schema = schema.set(number, INTERACTIONS.field("timestamp"))  # `conform` reads it
-    require_columns(schema, INTERACTIONS, REQUIRED, source)
+    require_names(schema.names, REQUIRED, source)
+    require_types(schema, INTERACTIONS, source)
 
 
 def conform(table: pa.Table, source: str) -> pa.Table:

@@ -16,7 +16,7 @@ from indexing.catalogue.contract import FINGERPRINT_TYPE
 from indexing.errors import ConfigError, DataError
 from indexing.store import ObjectInfo, Store
 from jobs.config.schema import Config
-from jobs.inputs.parquet import content_digest, open_listed
+from jobs.inputs.files import content_digest, open_listed
 from jobs.workspace.vectors import VECTOR
 
 
@@ -98,17 +98,21 @@ def vector_fingerprints(vectors: np.ndarray) -> pa.Array:
     return pa.array([hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in vectors], FINGERPRINT_TYPE)
 
 
-def fill_defaults(table: pa.Table, item_types: list[str]) -> pa.Table:
-    """Titles default to the id; item types to the configured one where there is only one."""
+def fill_titles(table: pa.Table) -> pa.Table:
+    """Titles default to the id."""
     titles = pc.coalesce(table["title"], table["item_id"])
-    table = table.set_column(table.column_names.index("title"), "title", titles)
+    return table.set_column(table.column_names.index("title"), "title", titles)
+
+
+def fill_types(table: pa.Table, item_types: list[str]) -> pa.Table:
+    """Item types default to the configured one where there is only one."""
     if len(item_types) > 1:
         return table
     kinds = pc.fill_null(table["item_type"], item_types[0])
     return table.set_column(table.column_names.index("item_type"), "item_type", kinds)
 
 
-def require_types(config: Config, schema: pa.Schema, source: str) -> None:
+def require_item_type(config: Config, schema: pa.Schema, source: str) -> None:
     """Raises ConfigError when several item types are configured and the rows have none."""
     if "item_type" not in schema.names and len(config.item_types()) > 1:
         raise ConfigError(

@@ -11,14 +11,14 @@ from indexing.catalogue.columns import convert, converts
 from indexing.errors import DataError
 from indexing.store import S3Settings
 from jobs.config.schema import Config
-from jobs.inputs.parquet import list_parquet, open_listed, parquet_errors, read_footer
+from jobs.inputs.files import list_files, open_listed, parquet_errors, read_footer
 
 logger = logging.getLogger(__name__)
 
 
 def read_queries(path: str, s3: S3Settings | None, setting: str) -> list[str]:
     """The distinct, non-blank values of the column `query`, sorted. Raises DataError without such a column."""
-    store, files = list_parquet(path, s3, setting)
+    store, files = list_files(path, s3, setting)
     texts: set[str] = set()
     for info in files:
         source = store.describe(info.key)

@@ -11,7 +11,7 @@ from indexing.catalogue.text import parse_templates, render_texts, row_fingerpri
 from indexing.key_ranges import id_keys
 from jobs.config.schema import Config
 from jobs.inputs.catalogue import Part, Source
-from jobs.inputs.precomputed_vectors import Npy, column_vectors, fill_defaults, normalise, vector_fingerprints
+from jobs.inputs.precomputed_vectors import Npy, column_vectors, fill_titles, fill_types, normalise, vector_fingerprints
 from jobs.workspace.vectors import VECTOR, vector_column, vectors_of
 
 
@@ -39,10 +39,12 @@ def check_part(part: Part, rules: RowRules) -> tuple[pa.Table, pa.Table]:
     """(good rows with `text` or `vector`; bad rows with a reason), both with source_part and source_row."""
     raw = part.read()
     rows = pa.array(range(part.first_row, part.first_row + raw.num_rows), pa.int64())
+    if "source_row" in raw.column_names:  # lines of the file that were no rows count too
+        rows = raw["source_row"]
     table = conform_table(raw, rules.schema)
     table = table.append_column("source_part", pa.repeat(part.number, table.num_rows)).append_column("source_row", rows)
     good, bad = add_vectors(part, rules, raw, table) if rules.text is None else add_texts(rules.text, rules, table)
-    return good, bad.append_column("source_file", pa.repeat(part.key, bad.num_rows))
+    return good, bad.append_column("source_file", pa.repeat(part.name, bad.num_rows))
 
 
 def add_texts(text: dict[str, str], rules: RowRules, table: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -56,7 +58,7 @@ def add_texts(text: dict[str, str], rules: RowRules, table: pa.Table) -> tuple[p
 def add_vectors(part: Part, rules: RowRules, raw: pa.Table, table: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Good rows with `vector` (unit norm), and bad rows."""
     item_types = list(rules.collections)
-    good, bad = split_rows(fill_defaults(table, item_types), item_types)
+    good, bad = split_rows(fill_titles(fill_types(table, item_types)), item_types)
     if rules.npy:
         vectors = rules.npy.read_rows(part.first_row, raw.num_rows)
     else:

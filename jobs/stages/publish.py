@@ -6,7 +6,7 @@ import logging
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,8 +170,9 @@ def make_release(
 
 def config_fingerprint(config: Config, queries: list[str] | None) -> str:
     """Changes with everything that can change what is served or how it is measured, except the catalogue's rows."""
-    catalogue, validation = replace(config.catalogue, path=None), replace(config.validation, queries=None)
-    return fingerprint(catalogue, config.encoder, config.index, validation, queries)
+    catalogue = asdict(replace(config.catalogue, path=None))
+    del catalogue["columns"]  # in the fingerprint of the rows
+    return fingerprint(catalogue, config.encoder, config.index, replace(config.validation, queries=None), queries)
 
 
 def encoder_entry(config: Config, encoder: EncoderInput, dim: int) -> EncoderEntry:

@@ -119,6 +119,19 @@ def test_a_misspelt_key_in_the_file_is_named_too(tmp_path: Path) -> None:
             "catalogue.collections.more.item_types=[track,show]",
             "catalogue.collections: expected each item type in one collection, got ['track']",
         ),
+        ("catalogue.columns.titel=name", "unknown key catalogue.columns.titel; did you mean title?"),
+        (
+            "catalogue.columns.title=[name]",
+            "catalogue.columns.title: expected text or a mapping of keys (from or split)",
+        ),
+        (
+            "catalogue.columns.creators={split: ;}",
+            "catalogue.columns.creators: expected the name of a column as `from`",
+        ),
+        (
+            "catalogue.columns.title={from: name, split: ;}",
+            "catalogue.columns.title: expected a separator as `split`, for creators or genres alone",
+        ),
         ("catalogue.max_quarantined=1.5", "catalogue.max_quarantined: expected a share from 0 to 1, got 1.5"),
         ("catalogue.max_quarantined=-0.1", "catalogue.max_quarantined: expected a share from 0 to 1, got -0.1"),
         ("vectors.ids=ids.parquet", "vectors.ids: expected a Parquet file of ids with .npy, else nothing"),

@@ -115,7 +115,10 @@ def unreachable_s3(world: World) -> World:
 
 CASES: dict[Callable[[World], World], tuple[int, str]] = {
     misspelt: (2, "unknown key index.rows_per_shrad; did you mean rows_per_shard?"),
-    missing_catalogue: (2, "catalogue.path: expected a Parquet file or a folder of them, found none at "),
+    missing_catalogue: (
+        2,
+        "catalogue.path: expected a Parquet, CSV or JSON lines file or a folder of them, found none at ",
+    ),
     empty_catalogue: (3, "catalogue.path: expected rows at "),
     wrong_types: (3, "b.parquet: expected column item_id as string, got double"),
     missing_column: (3, "b.parquet: expected columns item_id, item_type, title; title not found"),

@@ -4,7 +4,7 @@ import json
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs.inputs.catalogue
-from indexing.catalogue.contract import conform_table
+from indexing.catalogue.contract import CONTRACT, STRINGS, conform_table
 from indexing.errors import ConfigError, DataError
 from indexing.store import open_store
 from jobs.config.load import load_config
-from jobs.config.schema import Config
-from jobs.inputs.catalogue import Part, Source, scan_source, split_file
+from jobs.config.schema import LIST_COLUMNS, Column, Config
+from jobs.inputs.catalogue import Source, scan_source
 from jobs.inputs.queries import read_queries
+from jobs.inputs.rows import check_part, row_rules
 
 
 def rows(*item_ids: str, **columns: Any) -> pa.Table:
@@ -86,26 +87,21 @@ COLLECTIONS = {"collections": {"tracks": {"item_types": ["track"]}}}
 
 
 def test_files_are_cut_between_row_groups_into_parts_of_bounded_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs.inputs.catalogue, "PART_ROWS", 250)
-    path = tmp_path / "a.parquet"
-    pq.write_table(rows(*map(str, range(1000))), path, row_group_size=100)
-    store, metadata = open_store(str(tmp_path)), pq.read_metadata(path)
-    (info,) = store.list("a.parquet")
-    parts = split_file(store, info, metadata, first_number=5)
-    assert [part.number for part in parts] == [5, 6, 7, 8, 9]
+    write(folder, a=rows("x"))
+    pq.write_table(rows(*map(str, range(1000))), folder / "b.parquet", row_group_size=100)
+    _, *parts = scan(folder).parts
+    assert [part.number for part in parts] == [1, 2, 3, 4, 5]
     assert [part.first_row for part in parts] == [0, 200, 400, 600, 800]
     assert [value for part in parts for value in part.read()["item_id"].to_pylist()] == list(map(str, range(1000)))
 
 
-def test_a_row_group_larger_than_a_part_is_a_part_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_group_larger_than_a_part_is_a_part_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.inputs.catalogue, "PART_ROWS", 100)
-    path = tmp_path / "a.parquet"
-    pq.write_table(rows(*map(str, range(300))), path, row_group_size=300)
-    store = open_store(str(tmp_path))
-    parts: list[Part] = split_file(store, next(store.list("a.parquet")), pq.read_metadata(path), first_number=0)
-    assert [part.read().num_rows for part in parts] == [300]
+    write(folder, a=rows(*map(str, range(300))))
+    assert [part.read().num_rows for part in scan(folder).parts] == [300]
 
 
 def test_files_with_different_columns_are_read_as_one_schema(folder: Path) -> None:
@@ -176,14 +172,24 @@ def test_a_catalogue_that_is_not_there_is_named(tmp_path: Path, name: str) -> No
     path = tmp_path / name
     with pytest.raises(ConfigError, match=re.escape(f"found none at {path}")) as caught:
         scan_source(config_of(tmp_path / "x", catalogue={"path": str(path), **COLLECTIONS}))
-    assert str(caught.value).startswith("catalogue.path: expected a Parquet file or a folder of them")
+    assert str(caught.value).startswith(
+        "catalogue.path: expected a Parquet, CSV or JSON lines file or a folder of them"
+    )
     assert not path.exists()
 
 
-def test_a_folder_without_parquet_is_named(folder: Path) -> None:
+def test_a_folder_without_rows_files_is_named(folder: Path) -> None:
     folder.mkdir()
+    (folder / "a.xlsx").write_text("item_id")
+    with pytest.raises(ConfigError, match="expected a Parquet, CSV or JSON lines file or a folder of them"):
+        scan(folder)
+
+
+def test_files_of_two_kinds_which_may_hold_the_same_rows_are_refused(folder: Path) -> None:
+    write(folder, a=rows("1"))
     (folder / "a.csv").write_text("item_id")
-    with pytest.raises(ConfigError, match="expected a Parquet file or a folder of them"):
+    message = r"catalogue\.path: expected files of one kind at .*, got CSV \(a\.csv\) and Parquet \(a\.parquet\); name"
+    with pytest.raises(ConfigError, match=message):
         scan(folder)
 
 
@@ -248,3 +254,145 @@ def test_queries_that_are_none_are_refused(folder: Path, table: pa.Table, messag
     write(folder, a=table)
     with pytest.raises(DataError, match=message):
         read_queries(str(folder), None, "--queries")
+
+
+# --- CSV and JSON lines, and columns under other names ---
+
+SONGS = [("1", "So What", "Miles Davis; Bill Evans", "1959"), ("2", "Solar", "", "")]
+COLUMNS = {"item_id": "id", "title": "name", "creators": {"from": "artist", "split": ";"}}
+NAMED = {**COLLECTIONS, "columns": COLUMNS}
+
+
+def write_songs(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = ("id", "name", "artist", "year")
+    if path.suffix == ".csv":
+        lines = [",".join(names), *(",".join(song) for song in SONGS)]
+    else:
+        lines = [json.dumps({name: value or None for name, value in zip(names, song, strict=True)}) for song in SONGS]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def good_items(path: Path, **catalogue: Any) -> list[dict[str, Any]]:
+    config = config_of(path, catalogue={"path": str(path), **NAMED, **catalogue})
+    source = scan_source(config)
+    rules = row_rules(config, source)
+    tables = [check_part(part, rules)[0] for part in source.parts]
+    return [row for table in tables for row in table.select([*source.schema.names, "text"]).to_pylist()]
+
+
+@pytest.mark.parametrize("name", ["songs.csv", "songs.jsonl"])
+def test_rows_of_a_text_file_are_those_of_a_parquet_file(folder: Path, name: str) -> None:
+    items = good_items(write_songs(folder / name))
+    assert [(item["item_id"], item["item_type"], item["year"]) for item in items] == [
+        ("1", "track", "1959"),
+        ("2", "track", None),
+    ]
+    assert [item["text"] for item in items] == ["So What — Miles Davis, Bill Evans", "Solar"]
+    columns = {name: [song[number] or None for song in SONGS] for number, name in enumerate(["id", "name", "artist"])}
+    pq.write_table(pa.table({**columns, "year": ["1959", None]}), folder.parent / "songs.parquet")
+    assert good_items(folder.parent / "songs.parquet") == items
+
+
+def test_a_text_file_is_converted_once_and_again_when_it_has_changed(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    config = config_of(write_songs(folder / "songs.csv").parent, catalogue={"path": str(folder), **NAMED})
+    first = scan_source(config)
+    again = scan_source(config)
+    assert (again.fingerprint, [part.key for part in again.parts]) == (
+        first.fingerprint,
+        [part.key for part in first.parts],
+    )
+    assert len(caplog.messages) == 1
+    (folder / "songs.csv").write_text("id,name,artist\n1,Solar,\n")
+    changed = scan_source(config)
+    assert changed.fingerprint != first.fingerprint
+    assert changed.parts[0].read()["title"].to_pylist() == ["Solar"]
+
+
+def test_a_conversion_that_was_killed_is_made_from_scratch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(write_songs(folder / "songs.csv").parent, catalogue={"path": str(folder), **NAMED})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("jobs.workspace.artifact.Artifact.write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        scan_source(config)
+    assert scan_source(config).num_rows == len(SONGS)
+
+
+def test_blocks_of_a_text_file_with_other_types_are_read_as_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.inputs.text_files.BLOCK_BYTES", 10)
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"id": 1, "name": "a", "plays": 1}\n{"id": "x2", "name": "b", "plays": 1.5}\n')
+    items = good_items(folder, columns={"item_id": "id", "title": "name"})
+    assert [(item["item_id"], item["plays"]) for item in items] == [("1", 1.0), ("x2", 1.5)]
+
+
+@pytest.mark.case(19)
+def test_a_line_of_a_text_file_that_is_no_row_is_a_bad_row_of_its_file(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "a.csv").write_text("id,name,artist\n1,So What,\n2\n,Solar,\n")
+    config = config_of(folder, catalogue={"path": str(folder), **NAMED})
+    source = scan_source(config)
+    good, bad = check_part(source.parts[0], row_rules(config, source))
+    assert (source.num_rows, good["item_id"].to_pylist()) == (3, ["1"])
+    assert sorted((row["source_file"], row["source_row"], row["reason"]) for row in bad.to_pylist()) == [
+        ("a.csv", 2, "expected 3 fields, got 1"),
+        ("a.csv", 3, "item_id is null or blank"),
+    ]
+
+
+@pytest.mark.case(19)
+def test_bytes_that_are_no_utf8_cost_their_row_of_a_csv_alone(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "a.csv").write_bytes(b"id,name,artist\n1,So What,a;b\n2,Solar,a;caf\xe9\n3,caf\xe9,\n")
+    config = config_of(folder, catalogue={"path": str(folder), **NAMED})
+    source = scan_source(config)
+    good, bad = check_part(source.parts[0], row_rules(config, source))
+    assert good["creators"].to_pylist() == [["a", "b"]]
+    assert bad["reason"].to_pylist() == ["a string is not valid UTF-8"] * 2
+
+
+def test_columns_may_be_swapped_and_one_may_serve_twice(folder: Path) -> None:
+    write(folder, a=pa.table({"title": ["album"], "parent_title": ["song"], "id": [7]}))
+    columns = {"title": "parent_title", "parent_title": "title", "item_id": "id", "language": "id"}
+    (item,) = good_items(folder, columns=columns)
+    assert (item["title"], item["parent_title"], item["item_id"], item["language"]) == ("song", "album", "7", "7")
+
+
+def test_what_a_catalogue_calls_its_columns_is_part_of_its_fingerprint(folder: Path) -> None:
+    write(folder, a=rows("1", name=["n"]))
+    plain, named = (
+        scan(folder),
+        scan(folder, catalogue={"path": str(folder), **COLLECTIONS, "columns": {"title": "name"}}),
+    )
+    assert plain.fingerprint != named.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"title": "nam"}, "catalogue.columns.title: the catalogue has no column 'nam'; did you mean 'name'"),
+        (
+            {"title": "zzz"},
+            "catalogue.columns.title: the catalogue has no column 'zzz'; columns are item_id, item_type",
+        ),
+        ({"creators": {"from": "plays", "split": ";"}}, r"creators.split: expected texts in column plays, got int64"),
+    ],
+)
+def test_a_rule_that_cannot_work_is_refused_by_name(folder: Path, columns: dict[str, Any], message: str) -> None:
+    write(folder, a=rows("1", name=["n"], plays=[1]))
+    with pytest.raises(DataError, match=message):
+        scan(folder, catalogue={"path": str(folder), **COLLECTIONS, "columns": columns})
+
+
+def test_a_column_with_a_name_of_the_stages_can_be_mapped(folder: Path) -> None:
+    write(folder, a=rows("1", text=["long"]))
+    (item,) = good_items(folder, columns={"description": "text"})
+    assert item["description"] == "long"
+
+
+def test_the_names_that_can_be_mapped_are_those_of_the_contract() -> None:
+    assert list(get_args(Column)) == CONTRACT.names
+    assert [name for name in CONTRACT.names if CONTRACT.field(name).type == STRINGS] == list(LIST_COLUMNS)

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from inputs.test_catalogue import config_of
 
-import jobs.inputs.parquet
+import jobs.inputs.files
 from indexing.errors import DataError, ReplacedError
 from indexing.store import Store, open_store
 from jobs.inputs.catalogue import scan_source
+from jobs.inputs.files import open_listed
 from jobs.inputs.interactions import read_interactions
-from jobs.inputs.parquet import open_listed
 from jobs.inputs.queries import read_queries
 
 REPLACED = "expected the file that this run has listed, it was replaced or deleted since"
@@ -66,14 +66,14 @@ def test_a_catalogue_that_is_replaced_between_its_listing_and_its_footer_is_not_
     store: Store, store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put("a.parquet", parquet(1))
-    listing = jobs.inputs.parquet.list_parquet
+    listing = jobs.inputs.files.list_files
 
     def list_then_replace(*arguments: Any) -> Any:
         found = listing(*arguments)
         store.put("a.parquet", parquet(4))
         return found
 
-    monkeypatch.setattr("jobs.inputs.catalogue.list_parquet", list_then_replace)
+    monkeypatch.setattr("jobs.inputs.catalogue.list_files", list_then_replace)
     with pytest.raises(DataError, match=REPLACED):
         scan_source(config_of(tmp_path / "c", catalogue={**CATALOGUE, "path": store_url}))
 
@@ -113,7 +113,7 @@ def test_queries_that_are_replaced_between_their_listing_and_their_rows_are_not_
     store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put("q.parquet", parquet(1))
-    reading = jobs.inputs.parquet.read_footer
+    reading = jobs.inputs.files.read_footer
 
     def read_then_replace(*arguments: Any) -> Any:
         found = reading(*arguments)

@@ -1,6 +1,6 @@
-"""The user's Parquet files: found, their footers read, their errors in one line."""
+"""Files of the user's: found, their Parquet footers read, their errors in one line."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -12,18 +12,34 @@ from indexing.store import ObjectInfo, S3Settings, Store, open_store
 from indexing.store.blobs import hash_stream
 from indexing.store.local import LocalStore
 
+Kinds = Mapping[str, tuple[str, ...]]
+"""Kind of file → how the names of such files end."""
+PARQUET: Kinds = {"Parquet": (".parquet",)}
+ROWS: Kinds = {**PARQUET, "CSV": (".csv", ".csv.gz"), "JSON lines": (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")}
 
-def list_parquet(path: str, s3: S3Settings | None, setting: str) -> tuple[Store, list[ObjectInfo]]:
-    """The store that holds `path`, and its Parquet files, sorted by key."""
-    if path.endswith(".parquet"):
+
+def list_files(
+    path: str, s3: S3Settings | None, setting: str, kinds: Kinds = PARQUET
+) -> tuple[Store, list[ObjectInfo]]:
+    """The store that holds `path`, and its files of one of the kinds, sorted by key.
+
+    Raises ConfigError where there are none, or some of two kinds, which may hold the same rows.
+    """
+    if kind_of(path, kinds):
         folder, _, name = path.rpartition("/")
         store = open_store(folder or ".", s3)
         if info := store.head(name):
             return store, [info]
     store = open_store(path, s3)  # a folder, whatever its name: Spark calls them a.parquet
-    files = [info for info in store.list("") if info.key.endswith(".parquet")]
+    files = [info for info in store.list("") if kind_of(info.key, kinds)]
+    *others, last = kinds
+    wanted = f"{', '.join(others)} or {last}" if others else last
     if not files:
-        raise ConfigError(f"{setting}: expected a Parquet file or a folder of them, found none at {path}")
+        raise ConfigError(f"{setting}: expected a {wanted} file or a folder of them, found none at {path}")
+    examples = {kind_of(info.key, kinds): info.key for info in files}
+    if len(examples) > 1:
+        found = " and ".join(f"{kind} ({key})" for kind, key in sorted(examples.items()))
+        raise ConfigError(f"{setting}: expected files of one kind at {path}, got {found}; name the file that is meant")
     return store, files
 
 
@@ -42,6 +58,11 @@ def open_listed(store: Store, info: ObjectInfo) -> Iterator[BinaryIO]:
             f"{store.describe(info.key)}: expected the file that this run has listed, it was replaced or deleted "
             "since: run again once it is complete"
         ) from error
+
+
+def kind_of(name: str, kinds: Kinds = ROWS) -> str:
+    """The kind of a file by its name; '' where it is none of them."""
+    return next((kind for kind, ends in kinds.items() if name.lower().endswith(ends)), "")
 
 
 def content_digest(store: Store, info: ObjectInfo, file: BinaryIO) -> str:

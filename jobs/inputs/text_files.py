@@ -1,0 +1,233 @@
+"""CSV and JSON lines as tables, a block at a time: memory follows the block, not the file.
+
+Every value of a CSV is text as it stands there, so that a column has one type on all nights; an empty one is null. A
+line that is no row comes as one without values and with a reason. JSON is read by Python's own parser: pyarrow's (26.0)
+crashes the process on a line `null` and on deep nesting, and takes texts that look like dates for dates.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.csv as csv
+
+from indexing.errors import DataError, first_line
+
+BLOCK_BYTES = 16 << 20
+"""What is read at once. A row of a CSV file is at most as long."""
+ROW, REASON, LINE = "nightcrate:row", "nightcrate:reason", "nightcrate:line"
+"""Columns next to the own ones: the row's number, from 0 with the header; why it is no row, or null; then its text."""
+DELIMITERS = ",;\t"
+END = "\x1enightcrate\x1e"
+"""A row of these, put after the last one, shows whether a quote was left open before."""
+MAX_LINE = 1_000
+"""Characters that are kept of a line that is no row."""
+
+
+def read_tables(file: BinaryIO, name: str, source: str) -> Iterator[pa.Table]:
+    """The rows of a file that `name` says to be CSV or JSON lines. Raises DataError, naming `source`, for one that is
+    neither.
+    """
+    with text_errors(source):
+        if name.lower().endswith(".gz"):
+            file = gzip.GzipFile(fileobj=file)  # type: ignore[assignment]
+        yield from read_csv(file, source) if ".csv" in name.lower()[-7:] else read_json_lines(file, source)
+
+
+@contextmanager
+def text_errors(source: str) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{source}: expected a whole gzip file; {first_line(error)}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source}: expected a header in UTF-8, got the byte {error.object[error.start]:#x}") from error
+    except OSError as error:
+        raise DataError(f"{source}: {first_line(error)}") from error
+
+
+def read_csv(file: BinaryIO, source: str) -> Iterator[pa.Table]:
+    """Fields are separated by that of DELIMITERS which the first line has most of; quotes are those of RFC 4180."""
+    delimiter = find_delimiter(file)
+    names = _open_csv(file, delimiter, [], source).schema.names
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{source}: expected each column once, got {repeated[0]!r} twice")
+    file.seek(0)
+    skipped: list[csv.InvalidRow] = []
+    with_end: Any = WithEnd(file, f"\n{delimiter.join([END] * len(names))}\n".encode())
+    reader = _open_csv(with_end, delimiter, skipped, source, names)
+    row, is_whole = 1, False
+    while (batch := _next_batch(reader, row, source)) is not None:
+        if is_whole := batch.num_rows > 0 and batch.column(0)[-1].as_buffer() == END.encode():
+            batch = batch.slice(0, batch.num_rows - 1)
+        table, row = number_rows(batch, skipped, row)
+        if table.num_rows:
+            yield table
+    if not is_whole:
+        raise DataError(f"{source}: expected each quote to be closed, got one that is open to the end of the file")
+
+
+def find_delimiter(file: BinaryIO) -> str:
+    line = file.readline(BLOCK_BYTES).decode("latin-1")
+    file.seek(0)
+    return max(DELIMITERS, key=line.count)
+
+
+def _open_csv(
+    file: Any, delimiter: str, skipped: list[csv.InvalidRow], source: str, names: Sequence[str] = ()
+) -> csv.CSVStreamingReader:
+    def skip(row: csv.InvalidRow) -> str:
+        skipped.append(row)
+        return "skip"
+
+    try:
+        return csv.open_csv(
+            file,
+            csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),  # with threads rows have no numbers
+            csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
+            csv.ConvertOptions(
+                check_utf8=False,  # rows are checked later, one by one
+                column_types=dict.fromkeys(names, pa.string()),
+                null_values=[""],
+                strings_can_be_null=True,
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise _csv_error(error, 0, source) from error
+
+
+def _next_batch(reader: csv.CSVStreamingReader, row: int, source: str) -> pa.RecordBatch | None:
+    try:
+        return reader.read_next_batch()
+    except StopIteration:
+        return None
+    except pa.ArrowInvalid as error:
+        raise _csv_error(error, row, source) from error
+
+
+def _csv_error(error: pa.ArrowInvalid, row: int, source: str) -> DataError:
+    if "straddl" in str(error):
+        return DataError(
+            f"{source}: expected rows of at most {BLOCK_BYTES >> 20} MiB; a longer one, or a quote that is not closed, "
+            f"follows row {row}"
+        )
+    return DataError(f"{source}: expected a CSV file with a header; {first_line(error)}")
+
+
+def number_rows(batch: pa.RecordBatch, skipped: list[csv.InvalidRow], row: int) -> tuple[pa.Table, int]:
+    """(the rows of `batch`, which begin at `row` of the file, with those between them that were skipped; the next row).
+
+    The reader is ahead: what it has skipped further on stays in `skipped`.
+    """
+    numbers: list[int] = []
+    bad: list[csv.InvalidRow] = []
+    while skipped and skipped[0].number - 1 - row <= batch.num_rows - len(numbers):
+        bad.append(skipped.pop(0))
+        numbers += range(row, bad[-1].number - 1)
+        row = bad[-1].number
+    last = row + batch.num_rows - len(numbers)
+    numbers += range(row, last)
+    good = pa.Table.from_batches([batch]).append_column(ROW, pa.array(numbers, pa.int64()))
+    reasons = [f"expected {one.expected_columns} fields, got {one.actual_columns}" for one in bad]
+    return with_bad(good, [one.number - 1 for one in bad], reasons, [one.text for one in bad]), last
+
+
+def with_bad(good: pa.Table, rows: list[int], reasons: list[str], lines: list[str]) -> pa.Table:
+    """`good` with REASON and LINE, and after it the lines that are no rows."""
+    columns = {
+        ROW: pa.array(rows, pa.int64()),
+        REASON: pa.array(reasons, pa.string()),
+        LINE: pa.array([line[:MAX_LINE] for line in lines], pa.string()),
+    }
+    return pa.concat_tables([good, pa.table(columns)], promote_options="default")
+
+
+class WithEnd:
+    """A file for pyarrow, and then some more bytes."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO, end: bytes) -> None:
+        self.file, self.end = file, end
+
+    def read(self, num_bytes: int = -1) -> bytes:
+        data = self.file.read(num_bytes)
+        if not data:
+            data, self.end = self.end, b""
+        return data
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+def read_json_lines(file: BinaryIO, source: str) -> Iterator[pa.Table]:
+    """One object a line; blank lines are passed over."""
+    first = 0
+    while lines := file.readlines(BLOCK_BYTES):
+        yield objects_table(lines, first, source)
+        first += len(lines)
+
+
+def objects_table(lines: list[bytes], first: int, source: str) -> pa.Table:
+    """`first`: the number of the first line in the file, from 0."""
+    objects: dict[int, dict[str, Any]] = {}
+    bad: dict[int, bytes] = {}
+    for row, line in enumerate(lines, first):
+        try:
+            objects[row] = parse_object(line if row else line.removeprefix(b"\xef\xbb\xbf"))
+        except ValueError:
+            if line.strip():
+                bad[row] = line
+    names = dict.fromkeys(name for value in objects.values() for name in value)
+    columns = {
+        name: column_of([value.get(name) for value in objects.values()], list(objects), name, source) for name in names
+    }
+    good = pa.table({**columns, ROW: pa.array(objects, pa.int64())})
+    texts = [line[: 4 * MAX_LINE].decode("utf-8", "replace") for line in bad.values()]
+    return with_bad(good, list(bad), ["expected a JSON object in UTF-8"] * len(bad), texts)
+
+
+def parse_object(line: bytes) -> dict[str, Any]:
+    """An object inside that is empty, which Parquet cannot hold, counts as null. Raises ValueError where it is none."""
+    try:
+        value = json.loads(line, object_hook=lambda found: found or None)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, got {type(value).__name__}")
+    if b"\\u" in line:  # half a surrogate pair is JSON, but no UTF-8
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def column_of(values: list[Any], rows: list[int], name: str, source: str) -> pa.Array:
+    """The values as an Arrow array. Raises DataError naming the line in which they change their type."""
+    error = _why_no_column(values)
+    if error is None:
+        return pa.array(values)
+    good, bad = 0, len(values)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if _why_no_column(values[:middle]) is None else (good, middle)
+    raise DataError(f"{source}: line {rows[bad - 1] + 1}: {name}: {first_line(error)[:200]}") from error
+
+
+def _why_no_column(values: list[Any]) -> Exception | None:
+    try:
+        pa.array(values)
+    except (pa.ArrowException, OverflowError) as error:
+        return error
+    return None
