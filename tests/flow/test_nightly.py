@@ -148,7 +148,7 @@ def test_a_dry_run_prints_configuration_and_plan_and_writes_nothing(
     printed, _, plan = capsys.readouterr().out.partition(" collection ")
     shown = yaml.safe_load(printed)
     assert (shown["index"]["M"], shown["validation"]["num_samples"]) == (9, 1000)
-    assert shown["catalogue"] == {**fresh_world.config["catalogue"], "max_quarantined": 0.01}
+    assert shown["catalogue"] == {**fresh_world.config["catalogue"], "columns": {}, "max_quarantined": 0.01}
     lines = [line.split() for line in plan.splitlines()]
     assert ["tracks", "360", "3"] in lines and ["shows", "140", "1"] in lines
     assert ["rows", "504,", "4", "invalid"] in lines
