@@ -11,17 +11,12 @@ from types import FrameType
 
 import typer
 
-from indexing.errors import first_line
 from jobs.cli.app import PROGRAM, make_app
 from jobs.cli.group import usage_text
 from jobs.cli.output import Output, escape_unencodable
 
 COMPLETION_VARIABLE = f"_{PROGRAM.upper()}_COMPLETE"
 WRONG_ARGUMENTS = 2
-BUG = 70
-INTERRUPTED = 130
-TERMINATED = 143
-RESUME = "run again to resume from the last finished step"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,21 +24,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     output = Output(log_format="json" if asks_for_json_lines(arguments) else "text")
     escape_unencodable()
-    with sigterm_interrupts() as received:
+    with sigterm_interrupts(output):
         try:
             return run(arguments, output)
-        except KeyboardInterrupt:
-            if received:
-                return output.fail(f"terminated; {RESUME}", TERMINATED)
-            return output.fail(f"interrupted; {RESUME}", INTERRUPTED)
         except BrokenPipeError:
             leave_closed_pipe()
             return 0
-        except Exception as error:
-            if (exit_code := getattr(error, "exit_code", None)) is not None:
-                return output.fail(str(error), exit_code)
-            reason = first_line(error)
-            return output.fail(f"a bug, {type(error).__name__}: {reason}; --debug shows where", BUG)
+        except (Exception, KeyboardInterrupt) as error:
+            exit_code = output.fail(*output.ending_of(error))
+            flush()
+            return exit_code
 
 
 def run(arguments: list[str], output: Output) -> int:
@@ -69,26 +59,33 @@ def asks_for_json_lines(arguments: Sequence[str]) -> bool:
 
 
 @contextmanager
-def sigterm_interrupts() -> Iterator[list[int]]:
-    """Within the block SIGTERM raises KeyboardInterrupt, so that a lease is released; the list then has its number.
+def sigterm_interrupts(output: Output) -> Iterator[None]:
+    """Within the block SIGTERM raises KeyboardInterrupt, so that a lease is released; `output` then knows of it.
 
     Ray passes on a KeyboardInterrupt and no other exception. The first SIGTERM is obeyed, further ones are ignored.
     """
-    received: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        if len(received) == 1:
+        is_first, output.is_terminated = not output.is_terminated, True
+        if is_first:
             raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
-        yield received
+        yield
         return
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        yield received
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def flush() -> None:
+    """What a command that has failed has printed, where somebody reads it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        leave_closed_pipe()
 
 
 def leave_closed_pipe() -> None:

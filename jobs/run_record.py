@@ -1,10 +1,29 @@
-"""What one run did: the record that the console shows."""
+"""What one run did: the record that the console shows, and that the workspace keeps for some time."""
 
+import datetime
+import importlib.metadata
+import json
+import logging
+import os
+import re
+import socket
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
+from indexing.errors import NightcrateError
+from indexing.release.codec import to_plain
 from indexing.release.report import BuildReport
+from indexing.store import Store
 from jobs.nightly import Outcome
+from jobs.run import Run
+
+logger = logging.getLogger(__name__)
+RECORDS_PREFIX = "runs/"
+RECORD_KEY = re.compile(r"runs/\d{8}T\d{6}Z-\w+\.json", re.ASCII)
+NUM_KEPT = 90
+"""Records that a workspace keeps, the newest ones: a season of nights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,21 +31,50 @@ class StageRecord:
     name: str
     seconds: float | None
     """None where an earlier run had done the stage."""
-    num_rows: int
+    num_rows: int | None
+    """None in a run that failed."""
     reused: str = ""
     peak_memory_bytes: int = 0
     """Of the largest worker; 0 where none was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunStart:
+    """A run when it begins."""
+
+    id: str
+    command: str
+    started_at: datetime.datetime
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
+    format_version: Literal[1] = 1
+    id: str
+    """Unique to the run."""
+    command: str
+    """nightly, or the stage that was asked for."""
+    name: str
+    """From the configuration."""
+    version: str
+    """Of nightcrate."""
+    process: str
+    """Host and process id of the driver."""
+    started_at: str
+    """ISO 8601, UTC."""
+    ended_at: str
+    exit_code: int
+    error: str | None
+    """The line that it has ended with; None where it ended well."""
     stages: tuple[StageRecord, ...]
+    """Those that have ended."""
     quarantined: dict[str, int]
     """Reason → number of rows."""
-    quarantine_key: str
+    quarantine_key: str | None
     """Where those rows are, in the workspace."""
     report: BuildReport | None
     report_key: str | None
+    store: str
     release: int | None
     """The current release after the run; None where the run ended before publishing."""
     is_new: bool
@@ -36,20 +84,63 @@ class RunRecord:
     def num_quarantined(self) -> int:
         return sum(self.quarantined.values())
 
+    @property
+    def key(self) -> str:
+        """In the workspace; records sort by the time at which their runs began."""
+        started = datetime.datetime.fromisoformat(self.started_at)
+        return f"{RECORDS_PREFIX}{started:%Y%m%dT%H%M%SZ}-{self.id}.json"
 
-def make_record(outcome: Outcome, seconds: Mapping[str, float]) -> RunRecord:
-    """`seconds` of the stages that have run."""
-    validated, published = outcome.validated, outcome.published
+
+def begin_record(command: str) -> RunStart:
+    return RunStart(id=uuid.uuid4().hex[:12], command=command, started_at=datetime.datetime.now(datetime.UTC))
+
+
+def make_record(
+    run: Run, start: RunStart, outcome: Outcome | None, error: str | None = None, exit_code: int = 0
+) -> RunRecord:
+    """Of a run that has just ended; without an outcome it has failed, and less is known."""
+    validated, published = (outcome.validated, outcome.published) if outcome else (None, None)
     return RunRecord(
-        stages=tuple(stage_records(outcome, seconds)),
-        quarantined=outcome.prepared.quarantined,
-        quarantine_key=outcome.prepared.quarantine_key,
+        id=start.id,
+        command=start.command,
+        name=run.config.name,
+        version=importlib.metadata.version("nightcrate"),
+        process=f"{socket.gethostname()}, {os.getpid()}",
+        started_at=start.started_at.isoformat(timespec="seconds"),
+        ended_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        exit_code=exit_code,
+        error=error,
+        stages=tuple(stage_records(outcome, run.progress.seconds) if outcome else ended_stages(run.progress.seconds)),
+        quarantined=outcome.prepared.quarantined if outcome else {},
+        quarantine_key=outcome.prepared.quarantine_key if outcome else None,
         report=validated.report if validated else None,
         report_key=f"{validated.path}/done.json" if validated else None,
+        store=run.store.url,
         release=published.release.number if published else None,
         is_new=published.is_new if published else False,
         uploaded_bytes=published.uploads.uploaded_bytes if published else 0,
     )
+
+
+def keep_record(workspace: Store, record: RunRecord) -> None:
+    """Writes the record and deletes all but the newest `NUM_KEPT`. Raises nothing: the run has ended as it has."""
+    try:
+        workspace.put(record.key, record_bytes(record))
+        records = [info.key for info in workspace.list(RECORDS_PREFIX) if RECORD_KEY.fullmatch(info.key)]
+        for key in records[:-NUM_KEPT]:
+            workspace.delete(key)
+    except NightcrateError as error:
+        # After a failure one line says what is wrong, and probably this is the same.
+        level = logging.DEBUG if record.error else logging.WARNING
+        logger.log(level, "the record of this run is not kept: %s", error)
+
+
+def record_bytes(record: RunRecord) -> bytes:
+    return json.dumps(to_plain(record), sort_keys=True, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def ended_stages(seconds: Mapping[str, float]) -> list[StageRecord]:
+    return [StageRecord(name=name, seconds=spent, num_rows=None) for name, spent in seconds.items()]
 
 
 def stage_records(outcome: Outcome, seconds: Mapping[str, float]) -> list[StageRecord]:

@@ -22,6 +22,7 @@ from jobs.cli.search_file import HITS
 from jobs.inputs.catalogue import RESERVED
 from jobs.inputs.interactions import INTERACTIONS
 from jobs.inputs.interactions import REQUIRED as REQUIRED_OF_INTERACTIONS
+from jobs.run_record import RunRecord, StageRecord
 from jobs.training.encoder.pairs import PAIRS
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +52,20 @@ def test_the_columns_documented_as_required_are_required(section: str, required:
 
 
 @pytest.mark.parametrize(
-    "record", [Release, Hold, Collection, Shard, Delta, Tombstones, EncoderEntry, Signature, AcceptedEncoder]
+    "record",
+    [
+        Release,
+        Hold,
+        Collection,
+        Shard,
+        Delta,
+        Tombstones,
+        EncoderEntry,
+        Signature,
+        AcceptedEncoder,
+        RunRecord,
+        StageRecord,
+    ],
 )
 def test_the_documented_fields_are_those_of_the_record(record: type) -> None:
     assert field_names_of(record.__name__) == [field.name for field in dataclasses.fields(record)]

@@ -2,13 +2,14 @@
 
 import dataclasses
 import importlib.util
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from indexing.errors import ConfigError
 from jobs.cli.options import AsJson, ConfigFile, DryRun, Overrides
-from jobs.cli.output import Output, output_of, print_json
+from jobs.cli.output import output_of, print_json
 from jobs.config.load import load_config, to_yaml
 from jobs.config.schema import Config
 from jobs.report.terminal import PlainConsole
@@ -17,9 +18,15 @@ if TYPE_CHECKING:
     from jobs.plan import Plan
 
 
-def nightly(context: typer.Context, config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def nightly(
+    context: typer.Context,
+    config: ConfigFile,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
     """Encode, build, validate and publish; resumes where an earlier run stopped."""
-    run(output_of(context), load_config(config, overrides or ()), "publish", None, dry_run)
+    run(context, load_config(config, overrides or ()), "publish", None, dry_run, as_json)
 
 
 def plan(context: typer.Context, config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
@@ -27,39 +34,91 @@ def plan(context: typer.Context, config: ConfigFile, overrides: Overrides = None
     show_plan(load_config(config, overrides or ()), as_json)
 
 
-def encode(context: typer.Context, config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def encode(
+    context: typer.Context,
+    config: ConfigFile,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
     """Check the catalogue and encode the texts that have no vector yet."""
-    run(output_of(context), load_config(config, overrides or ()), "encode", frozenset({"prepare", "encode"}), dry_run)
+    run(context, load_config(config, overrides or ()), "encode", frozenset({"prepare", "encode"}), dry_run, as_json)
 
 
-def build(context: typer.Context, config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def build(
+    context: typer.Context,
+    config: ConfigFile,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
     """Build the shards from the vectors that encode made."""
-    run(output_of(context), load_config(config, overrides or ()), "build", frozenset({"build"}), dry_run)
+    run(context, load_config(config, overrides or ()), "build", frozenset({"build"}), dry_run, as_json)
 
 
-def validate(context: typer.Context, config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def validate(
+    context: typer.Context,
+    config: ConfigFile,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
     """Check the recall of the built shards against exact search, and every other gate."""
-    run(output_of(context), load_config(config, overrides or ()), "validate", frozenset({"validate"}), dry_run)
+    run(context, load_config(config, overrides or ()), "validate", frozenset({"validate"}), dry_run, as_json)
 
 
-def publish(context: typer.Context, config: ConfigFile, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def publish(
+    context: typer.Context,
+    config: ConfigFile,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
     """Upload the validated shards and commit them as the next release."""
-    run(output_of(context), load_config(config, overrides or ()), "publish", frozenset({"publish"}), dry_run)
+    run(context, load_config(config, overrides or ()), "publish", frozenset({"publish"}), dry_run, as_json)
 
 
-def run(output: Output, config: Config, last_stage: str, allowed: frozenset[str] | None, dry_run: bool) -> None:
-    """Up to `last_stage`; `allowed` are the stages that may run, the others must be done."""
+def run(
+    context: typer.Context,
+    config: Config,
+    last_stage: str,
+    allowed: frozenset[str] | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Up to `last_stage`; `allowed` are the stages that may run, the others must be done. Every run leaves a record."""
     require_ray()
+    from indexing.release.codec import to_plain
     from jobs.nightly import run_night
     from jobs.report.console import print_record
     from jobs.run import open_run
-    from jobs.run_record import make_record
+    from jobs.run_record import begin_record, keep_record, make_record
 
     if dry_run:
-        print(to_yaml(config))
-        return show_plan(config, as_json=False)
-    night = open_run(config, output.progress(stderr=False), allowed)
-    print_record(night, make_record(run_night(night, last_stage), night.progress.seconds))
+        return show_dry_run(config, as_json)
+    output, start = output_of(context), begin_record(str(context.info_name))
+    night = open_run(config, output.progress(stderr=as_json), allowed)
+    try:
+        record = make_record(night, start, run_night(night, last_stage))
+    except (Exception, KeyboardInterrupt) as error:
+        failed = make_record(night, start, None, *output.ending_of(error))
+        keep_record(night.workspace, failed)
+        if as_json:
+            with suppress(BrokenPipeError):  # the failure counts, not that nobody reads of it
+                print_json(to_plain(failed))
+        raise
+    keep_record(night.workspace, record)
+    if as_json:
+        return print_json(to_plain(record))
+    print_record(night, record)
+
+
+def show_dry_run(config: Config, as_json: bool) -> None:
+    """The configuration, then what a run would do."""
+    if as_json:
+        raise ConfigError("expected --dry-run or --json, got both; plan --json is the plan as JSON")
+    print(to_yaml(config))
+    show_plan(config, as_json=False)
 
 
 def show_plan(config: Config, as_json: bool) -> None:

@@ -10,12 +10,17 @@ from typing import Any, cast
 
 import typer
 
+from indexing.errors import first_line
 from jobs.progress import Progress
 from jobs.report.terminal import PlainConsole, printable
 
 logger = logging.getLogger(__name__)
 OWN_PACKAGES = ("jobs", "cluster", "indexing")
 LOG_FORMATS = ("text", "json")
+BUG = 70
+INTERRUPTED = 130
+TERMINATED = 143
+RESUME = "run again to resume from the last finished step"
 
 
 @dataclass
@@ -26,6 +31,8 @@ class Output:
     is_quiet: bool = False
     is_debug: bool = False
     log_format: str = "text"
+    is_terminated: bool = False
+    """Whether SIGTERM has come, which arrives as a KeyboardInterrupt."""
 
     def set_up_logging(self) -> None:
         """The project's own lines always, those of the libraries only with --debug."""
@@ -53,17 +60,30 @@ class Output:
         is_plain = self.is_quiet or self.log_format == "json"
         return Progress(PlainConsole(stderr=stderr, force_terminal=False if is_plain else None))
 
+    def ending_of(self, error: BaseException) -> tuple[str, int]:
+        """The line and the exit code that a command ends with which raises this."""
+        if isinstance(error, KeyboardInterrupt):
+            word, exit_code = ("terminated", TERMINATED) if self.is_terminated else ("interrupted", INTERRUPTED)
+            return f"{word}; {RESUME}", exit_code
+        if (known := getattr(error, "exit_code", None)) is not None:
+            return one_line(str(error)), known
+        return one_line(f"a bug, {type(error).__name__}: {first_line(error)}; --debug shows where"), BUG
+
     def fail(self, text: str, exit_code: int) -> int:
         """One line on standard error, with --debug the traceback before it; returns `exit_code`."""
         self.set_up_logging()
         if self.is_debug:
             logger.exception("failed")
-        message = printable(" ".join(text.split()))
+        message = one_line(text)
         if self.log_format == "json":
             print(json_line("error", "nightcrate", message, exit_code=exit_code), file=sys.stderr)
         else:
             print(f"nightcrate: {message}", file=sys.stderr)
         return exit_code
+
+
+def one_line(text: str) -> str:
+    return printable(" ".join(text.split()))
 
 
 def output_of(context: typer.Context) -> Output:

@@ -13,17 +13,18 @@ def print_record(run: Run, record: RunRecord) -> None:
     console = run.progress.console
     table = Table("stage", "seconds", "rows", "rows/s", "reused", "peak memory", box=None, header_style="bold")
     for stage in record.stages:
-        rate = "done before" if stage.seconds is None else f"{stage.num_rows / max(stage.seconds, 1e-9):,.0f}"
+        num_rows = stage.num_rows or 0
+        rate = "done before" if stage.seconds is None else f"{num_rows / max(stage.seconds, 1e-9):,.0f}"
         table.add_row(
             stage.name,
             "–" if stage.seconds is None else f"{stage.seconds:.1f}",
-            f"{stage.num_rows:,}",
+            f"{num_rows:,}",
             rate,
             stage.reused,
             f"{stage.peak_memory_bytes / 2**20:,.0f} MiB" if stage.peak_memory_bytes else "",
         )
     console.print(table, markup=False)
-    if record.quarantined:
+    if record.quarantined and record.quarantine_key:
         where = run.workspace.describe(record.quarantine_key)
         console.print(f"quarantined {record.num_quarantined:,} rows: {where}", markup=False, soft_wrap=True)
     if record.report and record.report_key:

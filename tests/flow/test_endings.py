@@ -43,6 +43,8 @@ def test_sigterm_ends_a_night_with_143_and_gives_the_lease_back(world: World) ->
     with hold_lease(open_store(world.store_url), "the next", wait=False):
         pass
     assert world.releases() == []
+    (record,) = world.folder.glob("workspace/runs/*.json")
+    assert json.loads(record.read_text())["exit_code"] == 143
 
 
 def test_a_plan_as_json_is_one_document(world: World, capsys: pytest.CaptureFixture[str]) -> None:

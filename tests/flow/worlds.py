@@ -193,8 +193,15 @@ class World:
         return [read_release(store, number) for number in release_numbers(store)]
 
     def files(self) -> dict[str, tuple[int, int]]:
-        """Every file below the folder with size and time of change: equal before and after, nothing was written."""
-        found = [path for path in self.folder.rglob("*") if path.is_file() and path.name != "config.yaml"]
+        """Every file below the folder with size and time of change: equal before and after, nothing was written.
+
+        Left out are records of runs, which a run leaves in any case.
+        """
+        found = [
+            path
+            for path in self.folder.rglob("*")
+            if path.is_file() and path.name != "config.yaml" and path.parent.name != "runs"
+        ]
         return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
 
 
