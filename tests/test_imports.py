@@ -148,7 +148,7 @@ def test_no_import_climbs(path: str) -> None:
 
 
 @pytest.mark.parametrize("package", LAYERS)
-def test_every_room_has_its_floor(package: str) -> None:
+def test_every_package_has_its_layer(package: str) -> None:
     rooms = {path.split("/")[1].removesuffix(".py") for path in MODULES if path.startswith(f"{package}/")}
     assert rooms - {"__init__"} == {room for floor in LAYERS[package] for room in floor}
 

@@ -240,7 +240,7 @@ def test_a_value_of_a_wrong_type_is_named_in_one_line(path: Path, override: str,
         ("name: a\nname: b", "not YAML: line 2, column 1: found duplicate key name"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_refused_in_one_line(tmp_path: Path, content: str, message: str) -> None:
+def test_a_file_that_is_not_a_configuration_is_refused_in_one_line(tmp_path: Path, content: str, message: str) -> None:
     path = write(tmp_path, content)
     with pytest.raises(ConfigError, match=re.escape(str(path))) as caught:
         load(path)

@@ -33,7 +33,7 @@ def test_ideal_of_ndcg_is_cut_at_ten_and_recall_is_not() -> None:
     assert values["recall@10"] == pytest.approx([0.25])
 
 
-def test_a_relevant_item_behind_rank_ten_gains_nothing_at_ten() -> None:
+def test_a_relevant_item_after_rank_ten_gains_nothing_at_ten() -> None:
     items = [*(f"x{rank}" for rank in range(10)), "a"]
     values = measure(make_ranking({"q": items}, k=11), {"q": ["a"]})
     assert [values[name].item() for name in METRICS] == [0, 0, 0, 0, 1, 1]

@@ -74,7 +74,7 @@ def test_an_altered_release_file_is_refused_or_changes_no_answer(
 
 @pytest.mark.case(11)
 @pytest.mark.parametrize("num_cases", [24, pytest.param(240, marks=pytest.mark.faults)])
-def test_an_altered_blob_is_refused_by_name_and_an_open_reader_goes_on(
+def test_an_altered_blob_is_refused_by_name_and_an_open_reader_keeps_serving(
     guarded: Callable[..., str], target: Target, num_cases: int, trials: Trials
 ) -> None:
     run_all(guarded, trials, try_blob, target, range(num_cases))

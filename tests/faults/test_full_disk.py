@@ -35,7 +35,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_store_ends_a_night_with_exit_6_and_with_space_it_goes_on(
+def test_a_full_store_ends_a_night_with_exit_6_and_with_space_it_resumes(
     nights: Nights, ray_head: RayHead, tmp_path: Path, small_disk: Path
 ) -> None:
     world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
@@ -55,7 +55,7 @@ def test_a_full_store_ends_a_night_with_exit_6_and_with_space_it_goes_on(
     assert whole["tracks"] == after_first["tracks"]  # that one has been built whole in both
 
 
-def test_a_full_workspace_ends_a_night_with_exit_6_and_with_space_it_goes_on(
+def test_a_full_workspace_ends_a_night_with_exit_6_and_with_space_it_resumes(
     nights: Nights, ray_head: RayHead, tmp_path: Path, small_disk: Path
 ) -> None:
     world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")

@@ -57,7 +57,7 @@ def graph(tmp_path: Path) -> Path:
     return tmp_path / "graph"
 
 
-def test_a_sound_graph_passes(graph: Path) -> None:
+def test_a_valid_graph_passes(graph: Path) -> None:
     check_loads(graph, DIM, NUM_ITEMS, "tracks/0")
 
 

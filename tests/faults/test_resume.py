@@ -110,7 +110,7 @@ def test_another_version_of_a_stage_has_other_artifacts(
     assert sorted(changed) == sorted(order[order.index(stage) :])
 
 
-def test_a_limit_that_is_tightened_holds_for_rows_that_were_prepared_before(
+def test_a_limit_that_is_tightened_applies_to_rows_that_were_prepared_before(
     get_nights: GetNights, ray_head: RayHead, tmp_path: Path
 ) -> None:
     world = get_nights("vectors").disturbed(tmp_path / "world", f"file://{tmp_path}/stores")

@@ -165,7 +165,7 @@ def test_a_night_that_stalls_and_is_overtaken_exits_5_and_overwrites_nothing(
 
 
 @pytest.mark.case(16)
-def test_a_night_after_blobs_were_lost_publishes_them_anew(nights: Nights, ray_head: RayHead, tmp_path: Path) -> None:
+def test_a_night_after_blobs_were_lost_publishes_them_again(nights: Nights, ray_head: RayHead, tmp_path: Path) -> None:
     """As by a DELETE of a prune that stalled for long. Nothing has changed but that."""
     world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
     run(world, ray_head.driver_environment())

@@ -124,7 +124,7 @@ def test_other_metadata_uploads_metadata_alone(world: World, first: tuple[World,
     ("section", "reason"),
     [({"M": 9}, "the index parameters have changed"), ({"rows_per_shard": 120}, "tracks has 3 shards, previously 2")],
 )
-def test_other_parameters_build_everything_anew_and_plan_says_why(
+def test_other_parameters_rebuild_everything_and_plan_says_why(
     world: World, first: tuple[World, Night], section: dict[str, int], reason: str | None
 ) -> None:
     changed = world.changed(index=section)
@@ -134,7 +134,7 @@ def test_other_parameters_build_everything_anew_and_plan_says_why(
     assert not graphs & {digests[0] for digests in shard_digests(first[1].release).values()}
 
 
-def test_where_deltas_fail_a_gate_the_shards_are_built_whole(
+def test_where_deltas_fail_a_gate_the_shards_are_rebuilt_from_scratch(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ids, vectors = with_changes(5)
@@ -182,7 +182,7 @@ def test_vectors_that_drift_too_far_are_not_published_unless_it_is_only_to_warn(
     assert "mean drift of vectors is 0.01" in caplog.text
 
 
-def test_a_limit_on_drift_that_holds_lets_the_night_pass(world: World) -> None:
+def test_a_drift_within_its_limit_lets_the_night_pass(world: World) -> None:
     write(world, *with_changes(5))
     assert world.changed(validation={"max_drift": 0.03}).run().release.number == 2
 

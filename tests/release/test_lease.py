@@ -50,7 +50,7 @@ def test_a_second_run_is_refused_naming_the_first(store_url: str) -> None:
         lease.check()
 
 
-def test_a_run_that_waits_goes_on_as_soon_as_the_first_has_ended(lease_store: Store) -> None:
+def test_a_run_that_waits_starts_as_soon_as_the_first_has_ended(lease_store: Store) -> None:
     order: list[str] = []
     is_waiting = threading.Event()
 
@@ -69,7 +69,7 @@ def test_a_run_that_waits_goes_on_as_soon_as_the_first_has_ended(lease_store: St
     assert order == ["one ends", "two has it"]
 
 
-def test_the_lease_is_given_back_when_the_block_raises(lease_store: Store) -> None:
+def test_the_lease_is_released_when_the_block_raises(lease_store: Store) -> None:
     with pytest.raises(ValueError, match="of the run"), hold_lease(lease_store, "one", wait=False):
         raise ValueError("of the run")
     with hold_lease(lease_store, "two", wait=False):
@@ -152,7 +152,7 @@ def test_a_holder_without_heartbeats_stops_trusting_its_lease(tmp_path: Path) ->
         assert time.monotonic() - lease._last_beat >= TTL_S, "it trusted the lease until then"
 
 
-def test_a_run_that_cannot_give_the_lease_back_has_succeeded_all_the_same(tmp_path: Path) -> None:
+def test_a_run_that_cannot_release_the_lease_has_still_succeeded(tmp_path: Path) -> None:
     store = CutOff(tmp_path / "store")
     with hold_lease(store, "one", wait=False, ttl_s=60):
         store.is_cut = True
@@ -225,7 +225,7 @@ def test_a_lease_file_that_cannot_be_read_blocks_until_its_time_is_over(lease_st
         assert lease.number == 8
 
 
-def test_other_names_beside_the_leases_are_ignored(lease_store: Store) -> None:
+def test_other_names_next_to_the_leases_are_ignored(lease_store: Store) -> None:
     for name in ("latest.json", "7.json", "9" * 21 + ".json"):
         lease_store.put(f"leases/{name}", b"{}")
     with hold_lease(lease_store, "one", wait=False) as lease:

@@ -239,7 +239,7 @@ def test_multipart_uploads_that_nobody_finished_are_aborted_once_old(
 
 
 @pytest.mark.case(9)
-def test_temporary_files_that_nobody_finished_go_once_old(history: History) -> None:
+def test_temporary_files_that_nobody_finished_are_deleted_once_old(history: History) -> None:
     temporary = history.store._temp_path(blob_key("ab" * 32))
     temporary.write_bytes(b"half a blob")
     assert prune(history.store).to_abort == []
@@ -335,7 +335,7 @@ def test_a_release_whose_blobs_are_deleted_is_not_pinned(history: History, capsy
 
 
 @pytest.mark.case(16)
-def test_blobs_that_vanish_while_a_release_is_pinned_take_the_pin_away_again(
+def test_blobs_that_vanish_while_a_release_is_pinned_remove_the_pin_again(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("indexing.release.retention.wait_for_prune", lambda store: prune(history.store))

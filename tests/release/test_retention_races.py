@@ -55,7 +55,7 @@ def test_a_publish_that_reuses_an_old_blob_loses_none_to_a_stalled_prune(history
 
 
 @pytest.mark.case(16)
-def test_a_prune_that_deletes_in_spite_of_its_last_look_is_made_good_after_the_commit(history: History) -> None:
+def test_a_prune_that_deletes_after_its_last_check_is_repaired_after_the_commit(history: History) -> None:
     """The prune stalled between its look at the blob's age and its DELETE."""
     release = replace(make_release(5, history.collection(2)), parent=4)
     sent: list[str] = []
@@ -162,7 +162,7 @@ def test_a_prune_stops_at_the_deletion_before_which_it_has_lost_its_lease(histor
 
 
 @pytest.mark.case(16)
-def test_a_reader_goes_on_through_a_prune_and_opens_the_current_release(history: History, tmp_path: Path) -> None:
+def test_a_reader_keeps_serving_during_a_prune_and_opens_the_current_release(history: History, tmp_path: Path) -> None:
     readers = [open_release(history.store.url, number=number, cache_dir=tmp_path / "cache") for number in (2, 4)]
     queries = unit_vectors(3)
     before = [reader.search(queries, k=3).item_ids.tolist() for reader in readers]
@@ -202,7 +202,7 @@ def test_a_pin_during_a_prune_waits_for_it_and_its_blobs_stay(
 
 
 @pytest.mark.case(16)
-def test_a_pin_beside_a_night_does_not_wait(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pin_during_a_night_does_not_wait(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("indexing.clock.sleep", lambda seconds: pytest.fail("waits"))
     with hold_lease(history.store, "a night", wait=False):
         pin(history.store, 2)

@@ -69,7 +69,7 @@ DAMAGES: dict[str, Callable[[Store, str], None]] = {
 @pytest.mark.case(15)
 @pytest.mark.parametrize("part", ["index", "items", "metadata"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_rollback_to_a_release_that_is_not_whole_exits_3_and_publishes_nothing(
+def test_a_rollback_to_an_incomplete_release_exits_3_and_publishes_nothing(
     store: Store, damage: str, part: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     blob: Blob = getattr(read_release(store, 1).collections[0].shards[0], part)
@@ -123,7 +123,7 @@ def test_a_rollback_that_comes_first_makes_the_publish_start_again(store: Store)
 
 
 @pytest.mark.case(14)
-def test_rollbacks_and_publishes_at_once_make_one_line(store: Store) -> None:
+def test_concurrent_rollbacks_and_publishes_make_one_linear_history(store: Store) -> None:
     """Whoever loses starts again from the new current release, as a person or the next night would."""
     collections = read_release(store).collections
 

@@ -36,7 +36,7 @@ def published(maker: ReleaseMaker, target_store: Store) -> Release:
     )
 
 
-def test_a_sound_release_is_counted_blob_by_blob(target_store: Store, published: Release) -> None:
+def test_a_valid_release_is_counted_blob_by_blob(target_store: Store, published: Release) -> None:
     seen: list[Blob] = []
     report = verify_release(target_store, published, seen.append)
     assert report.num_blobs == len(seen) == len({blob.sha256 for blob in seen}) == 11

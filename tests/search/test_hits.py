@@ -226,6 +226,6 @@ def test_a_null_among_creators_is_left_out() -> None:
     use(pa.table({"title": [None, "x"], "creators": pa.array([[None], None], pa.list_(pa.string()))}))
 
 
-def test_json_has_null_for_what_is_no_number() -> None:
+def test_json_has_null_for_what_is_not_a_number() -> None:
     made = use(pa.table({"loudness": [float("nan"), float("inf"), 0.5]}))
     assert [metadata["loudness"] for metadata in made] == [None, None, 0.5]

@@ -203,7 +203,7 @@ def test_a_collection_that_does_not_exist_is_refused_at_open(
         open_release(published_url, cache_dir=cache_dir, collections=collections)
 
 
-def test_a_store_without_releases_is_a_clear_error_and_is_not_made(tmp_path: Path, cache_dir: Path) -> None:
+def test_a_store_without_releases_is_a_clear_error_and_is_not_created(tmp_path: Path, cache_dir: Path) -> None:
     with pytest.raises(ConfigError, match="no release in"):
         open_release(f"file://{tmp_path}/missing", cache_dir=cache_dir)
     assert not list(tmp_path.iterdir())

@@ -34,7 +34,7 @@ def test_the_loss_is_the_mean_of_both_directions_written_out() -> None:
     assert loss_of(queries, candidates, targets()) == pytest.approx((forward + backward) / 2, rel=1e-5)
 
 
-def test_another_positive_of_a_query_is_no_negative_of_it() -> None:
+def test_another_positive_of_a_query_is_not_its_negative() -> None:
     queries, candidates = batch()
     known = targets()
     known.is_positive_PC[0, 5] = True
