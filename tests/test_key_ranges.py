@@ -1,4 +1,4 @@
-"""Ranges of stable hashes: every key has exactly one, on every machine and for ever."""
+"""Ranges of stable hashes: every key has exactly one, on every machine, forever."""
 
 from itertools import pairwise
 

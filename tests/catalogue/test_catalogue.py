@@ -1,4 +1,4 @@
-"""The catalogue contract: which columns and rows are taken, how an item reads as text, and its fingerprint."""
+"""The catalogue contract: which columns and rows are accepted, how an item reads as text, and its fingerprint."""
 
 import re
 from decimal import Decimal
@@ -24,7 +24,7 @@ def conformed(table: pa.Table) -> pa.Table:
 
 
 def split(*rows: dict[str, object], **columns: pa.Array) -> tuple[pa.Table, pa.Table]:
-    """The rows laid over GOOD, whole columns laid over those, split into good and bad."""
+    """GOOD with the rows replaced, then whole columns replaced, split into good and bad."""
     table = pa.Table.from_pylist([{**GOOD, **row} for row in rows], schema=CONTRACT)
     for name, column in columns.items():
         position = table.schema.get_field_index(name)
@@ -33,7 +33,7 @@ def split(*rows: dict[str, object], **columns: pa.Array) -> tuple[pa.Table, pa.T
 
 
 def strings_of_bytes(values: list[bytes], is_large: bool = False) -> pa.Array:
-    """A string column that may hold bytes which are no UTF-8, as careless writers make them."""
+    """A string column that may hold bytes that are not UTF-8, as careless writers make them."""
     return pa.array(values, pa.large_binary() if is_large else pa.binary()).view(STRING_TYPES[is_large])
 
 

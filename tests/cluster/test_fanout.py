@@ -1,4 +1,4 @@
-"""Many Ray tasks: bounded, every result once, and every failure told."""
+"""Many Ray tasks: bounded, every result once, and every failure raised."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Connecting to Ray: what is not there is one clear error, soon."""
+"""Connecting to Ray: what does not exist is one clear error, soon."""
 
 import socket
 import time

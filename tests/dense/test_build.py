@@ -1,4 +1,4 @@
-"""Graphs linked by faiss are hnswlib's files: same bytes with any number of threads, served as hnswlib's own are."""
+"""Graphs linked by faiss are hnswlib's files: same bytes with any number of threads, served like hnswlib's own."""
 
 from pathlib import Path
 

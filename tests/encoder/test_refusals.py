@@ -1,4 +1,4 @@
-"""A folder that is not wholly understood is refused, naming the thing; nothing is guessed, no code of it is run."""
+"""A folder that is not fully understood is refused, naming the setting; nothing is guessed, none of its code is run."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_interval_of_two_groups_is_that_of_the_four_possible_draws() -> None:
     new, old, groups = np.array([1.0, 1.0, 1.0, 0.0]), np.array([0.0, 0.0, 0.0, 1.0]), ["a", "a", "a", "b"]
     wide = paired_bootstrap(new, old, groups, num_samples=2_000)
     assert (wide.mean, wide.low, wide.high) == (0.5, -1, 1)
-    narrow = paired_bootstrap(new, old, groups, num_samples=2_000, level=0.4)  # both halves lie inside its quantiles
+    narrow = paired_bootstrap(new, old, groups, num_samples=2_000, level=0.4)  # both halves are inside its quantiles
     assert (narrow.mean, narrow.low, narrow.high) == (0.5, 0.5, 0.5)
 
 

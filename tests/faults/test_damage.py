@@ -38,7 +38,7 @@ def target(get_nights: GetNights, tmp_path: Path) -> Target:
 
 @pytest.fixture
 def guarded() -> Iterator[Callable[..., str]]:
-    """Calls a function in a process of its own, so that a crash or a hang there is a failure here."""
+    """Calls a function in a separate process, so that a crash or a hang there is a failure here."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield lambda function, *arguments: pool.submit(function, *arguments).result(timeout=LIMIT_S)
 

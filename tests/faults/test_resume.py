@@ -1,4 +1,4 @@
-"""A run that goes on from another's artifacts, after something has changed, publishes what a fresh workspace would."""
+"""A run that resumes from another's artifacts, after something has changed, publishes what a fresh workspace would."""
 
 import shutil
 from collections import Counter
@@ -90,7 +90,7 @@ FORMAT_OF = {
 def test_another_version_of_a_stage_has_other_artifacts(
     get_nights: GetNights, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FORMAT changes with what a stage writes; each stage's name goes into those of the stages behind it."""
+    """FORMAT changes with what a stage writes; each stage's name goes into those of the stages after it."""
     nights = get_nights("encoder")
     config = load_config(str(nights.world.write_config()))
 

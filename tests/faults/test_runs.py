@@ -1,4 +1,4 @@
-"""Whole runs that meet another run, a lost answer, or a store that lacks what publishing needs."""
+"""Complete runs that meet another run, a lost answer, or a store that lacks what publishing needs."""
 
 import threading
 import time
@@ -55,7 +55,7 @@ def test_a_night_whose_commit_answer_is_lost_succeeds(
 
     proxy.plan = lose_the_first
     run(world, ray_head.driver_environment())
-    assert len(lost) == 2  # botocore's repetition, which was told 412
+    assert len(lost) == 2  # botocore's retry, which got a 412
     assert content(world.releases()[-1]) == content(nights.second)
 
 

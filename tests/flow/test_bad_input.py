@@ -1,4 +1,4 @@
-"""Bad input: the right exit code, one line that says what was expected and what came, and nothing half-written."""
+"""Bad input: the right exit code, one line that says what was expected and what was found, and nothing half-written."""
 
 import json
 import os
@@ -195,7 +195,7 @@ def test_a_ray_cluster_that_does_not_exist_is_named(fresh_world: World, refused:
 
 @pytest.mark.case(19)
 def test_too_many_bad_rows_stop_the_run_before_encoding(fresh_world: World) -> None:
-    """In a process of its own, to see all that a user would."""
+    """In a separate process, to see everything that a user would."""
     rows = make_rows()
     write_rows(fresh_world.folder / "catalogue" / "c.parquet", rows[:20])
     with fresh_world.start() as process:

@@ -1,4 +1,4 @@
-"""A run on Ray that is told to end from outside, and a plan for programs."""
+"""A run on Ray that is terminated from outside, and a plan for programs."""
 
 import json
 import signal

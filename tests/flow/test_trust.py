@@ -1,4 +1,4 @@
-"""What a night carries over from the release before it, and signs: only what is sound and a trusted key has signed."""
+"""What a night carries over from the previous release, and signs: only what is valid and signed by a trusted key."""
 
 import logging
 from pathlib import Path

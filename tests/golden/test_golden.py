@@ -1,4 +1,4 @@
-"""Releases of every format version are readable for ever: opened, verified, searched with the answers of their day."""
+"""Releases of every format version are readable forever: opened, verified, searched with the answers of their day."""
 
 import json
 from pathlib import Path

@@ -168,7 +168,7 @@ def test_a_column_that_the_stages_would_overwrite_is_refused_by_name(folder: Pat
         scan(folder)
 
 
-# --- what is not there, or no Parquet ---
+# --- what does not exist, or is not Parquet ---
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.parquet", "nothing/deeper"])

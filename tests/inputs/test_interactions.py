@@ -1,4 +1,4 @@
-"""Search logs: which files are taken, what their columns become, and which rows are refused."""
+"""Search logs: which files are read, what their columns become, and which rows are refused."""
 
 import re
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ GOOD = {"query": ["jazz", "blues"], "item_id": ["t1", None], "query_group": ["ja
 
 
 def write(path: Path, **changes: Any) -> Path:
-    """GOOD with columns laid over it; None leaves a column out."""
+    """GOOD with columns replaced; None leaves a column out."""
     columns = {name: column for name, column in {**GOOD, **changes}.items() if column is not None}
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), path)

@@ -26,7 +26,7 @@ IDS = ["a", "b", "c", "d"]
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Releases 1 and 2, sound, and 3, one byte of whose file is another."""
+    """Releases 1 and 2, valid, and 3, which has one altered byte."""
     store = open_store(f"file://{tmp_path}/store")
     for seed in (1, 2, 3):
         publish(store, tmp_path, seed)
@@ -41,7 +41,7 @@ def publish(store: Store, folder: Path, seed: int) -> Release:
 
 
 def damage(store: Store, number: int) -> None:
-    """Another valid name, so that nothing but the digest tells."""
+    """Another valid name, so that only the digest reveals it."""
     store.put(release_key(number), store.get(release_key(number)).replace(b'"name":"tiny"', b'"name":"tinz"'))
 
 
@@ -58,7 +58,7 @@ def test_a_new_release_file_has_its_own_digest_and_an_older_file_none() -> None:
 def test_every_flipped_bit_of_a_release_file_is_found(tmp_path: Path, is_signed: bool) -> None:
     release = bare_release(1)
     data = publish_bare(open_store(f"file://{tmp_path}"), sign_release(release, KEY) if is_signed else release)
-    end = data.index(b'"signature"') if is_signed else len(data)  # what follows, only a key can tell
+    end = data.index(b'"signature"') if is_signed else len(data)  # what follows, only a key can check
     for position in range(8 * end):
         place, bit = divmod(position, 8)
         with pytest.raises(DamagedError):

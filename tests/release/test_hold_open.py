@@ -1,4 +1,4 @@
-"""What is open stays open, whatever becomes of cache and store; the encoder works as it did at validation."""
+"""An open release stays open, whatever happens to cache and store; the encoder works as at validation."""
 
 import shutil
 from dataclasses import replace

@@ -227,7 +227,7 @@ def test_multipart_uploads_that_nobody_finished_are_aborted_once_old(
     client.upload_part(Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=1, Body=b"x" * 1000)
     before = keys_of(store)
 
-    assert len(plan_prune(store, keep_last=1, min_age_s=3600).to_abort) == 0  # young: it may still be going on
+    assert len(plan_prune(store, keep_last=1, min_age_s=3600).to_abort) == 0  # young: it may still be running
     assert len(prune(store, min_age_s=3600).to_abort) == 0
     assert len(store.list_uploads()) == 1
     time.sleep(2.1)  # S3 stamps whole seconds

@@ -1,4 +1,4 @@
-"""A reader with a key takes no release that the key's owner did not sign as it is."""
+"""A reader with a key accepts only releases that are as the key's owner signed them."""
 
 from dataclasses import replace
 from pathlib import Path

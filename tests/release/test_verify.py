@@ -106,7 +106,7 @@ def test_an_items_file_of_another_schema_is_found(maker: ReleaseMaker, target_st
 
 
 def test_shards_that_swapped_places_are_found(maker: ReleaseMaker, target_store: Store) -> None:
-    """An id in the wrong shard's key range could be in two shards at once, and nobody would notice."""
+    """An id in the wrong shard's key range could be in two shards, and nobody would notice."""
     collection = maker.collection("tracks", IDS, unit_vectors(60), num_shards=2)
     one, two = collection.shards
     shards = (dataclasses.replace(two, number=0), dataclasses.replace(one, number=1))

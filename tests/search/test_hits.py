@@ -1,4 +1,4 @@
-"""Whatever a release may hold in a row, a hit can be made of it, and printed, and written as JSON."""
+"""Any row that a release may hold can be returned as a hit, printed, and written as JSON."""
 
 import datetime
 import json
@@ -87,7 +87,7 @@ def in_map(values: pa.Array, ends: list[int]) -> pa.Array:
 
 
 def in_struct(values: pa.Array, ends: list[int]) -> pa.Array:
-    """With a name that is there twice."""
+    """With a repeated name."""
     return pa.StructArray.from_arrays([values, values, pa.array(ends[:-1])], names=["a", "a", "b"])
 
 

@@ -1,4 +1,4 @@
-"""A live release follows its store and is never worse off for having tried; the cache stays within its bound."""
+"""A live release follows its store, and a failed attempt leaves it as it was; the cache stays within its bound."""
 
 import os
 import threading
@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def publish(store: Store, folder: Path, seed: int, num_items: int = 50) -> Release:
-    """A release whose items are called after its seed."""
+    """A release with items named after its seed."""
     own = folder / f"seed-{seed}"
     own.mkdir()
     maker = ReleaseMaker(own)

@@ -1,4 +1,4 @@
-"""What a shard becomes when its rows change: planned from ids and fingerprints, then written beside its graph."""
+"""What a shard becomes when its rows change: planned from ids and fingerprints, then written next to its graph."""
 
 import hashlib
 from dataclasses import replace

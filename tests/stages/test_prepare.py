@@ -91,7 +91,7 @@ def test_a_part_may_be_bad_as_a_whole(tmp_path: Path) -> None:
     assert {"id_key", "fingerprint_key", "collection", "text"} <= set(good.column_names)
 
 
-# --- ready-made vectors ---
+# --- precomputed vectors ---
 
 
 def write_vectors(folder: Path, vectors: pa.Array, **columns: list[Any]) -> Config:

@@ -1,4 +1,4 @@
-"""What every store promises, held for a folder and for a real S3 server alike."""
+"""What every store promises, tested with a folder and with a real S3 server."""
 
 import hashlib
 import pickle
@@ -153,7 +153,7 @@ def test_a_sha256_that_is_reported_is_the_object_s_own(store: Store, tmp_path: P
     path, sha256 = random_file(tmp_path / "f", MIB)
     verified = store.upload("f", path, sha256)
     store.put("g", path.read_bytes())
-    expected = sha256 if store.url.startswith("s3:") else None  # a folder has none to tell
+    expected = sha256 if store.url.startswith("s3:") else None  # a folder has none
     assert verified == (expected is not None)
     assert [info and info.sha256 for info in (store.head("f"), store.head("g"))] == [expected, expected]
 

@@ -37,7 +37,7 @@ uses = pytest.mark.parametrize("use", USES.values(), ids=USES)
 
 @contextmanager
 def one_line(kind: type[NightcrateError], *parts: str) -> Iterator[None]:
-    """The block must raise `kind` with one line that has all `parts`, starts in lower case, and tells no secret."""
+    """The block must raise `kind` with one line that has all `parts`, starts in lower case, and reveals no secret."""
     with pytest.raises(NightcrateError) as caught:
         yield
     text = str(caught.value)
@@ -247,7 +247,7 @@ def test_a_killed_writer_s_temporary_file_is_listed_and_aborted(tmp_path: Path) 
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A file that is no part of the store `tmp_path/store`."""
+    """A file that is not part of the store `tmp_path/store`."""
     folder = tmp_path / "outside"
     folder.mkdir()
     (folder / "file").write_text("keep me")

@@ -99,7 +99,7 @@ def test_a_create_whose_answer_is_lost_is_recognised_as_ours(
     proxy.plan = first(is_method("PUT"), *[DROP_RESPONSE] * num_lost)
     assert store.create("a", b"writer 1")
     assert direct.get("a") == b"writer 1"
-    assert methods(proxy).count("PUT") == max(2, num_lost)  # botocore's repetition, which met a 412
+    assert methods(proxy).count("PUT") == max(2, num_lost)  # botocore's retry, which got a 412
     assert methods(proxy)[-1] == "GET"
 
 
@@ -187,7 +187,7 @@ def test_a_body_that_breaks_is_fetched_again(store: S3Store, tmp_path: Path, pro
     proxy.plan = first(is_method("GET"), fault)
     store.download("a", tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == data
-    if fault is not ALTER:  # S3 tells no checksum of a range
+    if fault is not ALTER:  # S3 gives no checksum of a range
         proxy.plan = first(is_method("GET"), fault)
         assert store.get_range("a", 1000, MIB) == data[1000:]
 
@@ -301,7 +301,7 @@ def completes(request: Request) -> bool:
 def test_a_completion_whose_answer_is_lost_is_recognised_as_ours(
     store: S3Store, proxy: FaultProxy, large_file: tuple[Path, str]
 ) -> None:
-    """AWS forgets a completed upload, so that botocore's repetition meets a 404; SeaweedFS says yes again."""
+    """AWS forgets a completed upload, so that botocore's retry gets a 404; SeaweedFS says yes again."""
     proxy.plan = first(completes, DROP_RESPONSE, GONE)
     assert store.upload("f", *large_file)
     assert hashlib.sha256(store.get("f")).hexdigest() == large_file[1]
@@ -353,7 +353,7 @@ def test_a_storm_ends_in_done_or_unavailable_and_never_in_wrong_data(
     dice, held, num_done = random.Random(seed), dict[str, set[bytes]](), 0
     for number in range(60):
         key, data = f"k/{dice.randrange(8)}", f"{number}".encode() * dice.choice([1, 20_000])
-        possible = held.setdefault(key, {b""})  # b"" stands for absent
+        possible = held.setdefault(key, {b""})  # b"" means absent
         try:
             match dice.choice(["put", "create", "get", "head", "list"]):
                 case "put":

@@ -39,7 +39,7 @@ def test_another_positive_of_a_query_is_not_its_negative() -> None:
     known = targets()
     known.is_positive_PC[0, 5] = True
     hidden = loss_of(queries, candidates, known)
-    candidates[5] = -candidates[5]  # where it lies for query 0 must not matter, but it does for the others
+    candidates[5] = -candidates[5]  # where it is for query 0 must not matter, but it does for the others
     without = torch.cat([candidates[:5], -candidates[5:]])
     scores = np.exp((queries @ without.T).numpy() / TEMPERATURE)
     scores[0, 5] = 0
