@@ -1,4 +1,4 @@
-"""A command as a job of a running cluster: submitted, followed, and ended with the exit code of its own."""
+"""A command as a job of a running cluster: submitted, followed, and ended with its own exit code."""
 
 import asyncio
 import logging
@@ -13,23 +13,23 @@ from cluster.session import ClusterUnavailable, first_line
 logger = logging.getLogger(__name__)
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 TERMINATED = 143
-"""Of a job that somebody has stopped: Ray does so by SIGTERM, and then tells no code."""
+"""Of a job that somebody has stopped: Ray does so by SIGTERM, and then reports no code."""
 POLL_S = 1.0
 LOST_S = 60.0
 """For how long a cluster may give no answer before the job counts as lost."""
 MAX_REASON = 300
-"""Characters of what Ray says that an error shows."""
+"""Characters of Ray's message that an error shows."""
 
 
 def run_job(entrypoint: str, working_dir: str, address: str | None, write: Callable[[str], object]) -> int:
-    """The exit code of the command, whose output is passed to `write` as it comes.
+    """The exit code of the command, whose output is passed to `write` as it arrives.
 
     `working_dir` is copied to the cluster. `address` is that of the dashboard, by default from the environment.
     A KeyboardInterrupt stops the job, and is raised once it has ended. Raises ClusterUnavailable where there is no
     cluster, or the job was lost, ValueError where the folder cannot be sent.
     """
     for handler in logging.getLogger("ray").handlers:
-        handler.setLevel(logging.ERROR)  # else Ray names each file that it leaves out
+        handler.setLevel(logging.ERROR)  # otherwise Ray names each file that it leaves out
     client, job = submit(entrypoint, working_dir, address)
     logger.info("submitted as job %s", job)
     try:
@@ -45,7 +45,7 @@ def run_job(entrypoint: str, working_dir: str, address: str | None, write: Calla
 def submit(entrypoint: str, working_dir: str, address: str | None) -> tuple[JobSubmissionClient, str]:
     """(a client, the id of the job)."""
     if address:
-        os.environ[ADDRESS_VARIABLE] = address  # Ray's own argument gives way to the environment
+        os.environ[ADDRESS_VARIABLE] = address  # which overrides Ray's own argument
     try:
         client = JobSubmissionClient()
         return client, client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": working_dir})
@@ -55,7 +55,7 @@ def submit(entrypoint: str, working_dir: str, address: str | None) -> tuple[JobS
 
 
 def write_logs(client: JobSubmissionClient, job: str, write: Callable[[str], object]) -> None:
-    """All that the job prints, until it ends or the connection does."""
+    """Everything that the job prints, until it ends or the connection breaks."""
 
     async def follow() -> None:
         async for lines in client.tail_job_logs(job):
@@ -75,7 +75,9 @@ def wait_until_ended(client: JobSubmissionClient, job: str) -> JobDetails:
         except (OSError, RuntimeError) as error:
             if time.monotonic() - answered > LOST_S:
                 reason = first_line(error)[:MAX_REASON]
-                raise ClusterUnavailable(f"job {job} may be running, but its cluster is silent: {reason}") from error
+                raise ClusterUnavailable(
+                    f"job {job} may be running, but its cluster does not answer: {reason}"
+                ) from error
         else:
             answered = time.monotonic()
             if info.status.is_terminal():
@@ -84,7 +86,7 @@ def wait_until_ended(client: JobSubmissionClient, job: str) -> JobDetails:
 
 
 def exit_code_of(info: JobDetails) -> int:
-    """As a shell tells it. Raises ClusterUnavailable where the command was not started, or its node was lost."""
+    """As a shell reports it. Raises ClusterUnavailable where the command was not started, or its node was lost."""
     if info.status == JobStatus.STOPPED:
         return TERMINATED
     code = info.driver_exit_code

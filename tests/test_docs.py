@@ -102,8 +102,12 @@ def test_links_between_files_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)
 def test_tests_that_a_page_names_exist(page: Path) -> None:
-    named = re.findall(r"`(?:tests/)?([\w/]+\.py)(?:::(\w+))?", page.read_text(encoding="utf-8"))
-    cited = [(ROOT / "tests" / path, name) for path, name in named if "test_" in path]
+    """`…::name` is in the file that was named last."""
+    text = page.read_text(encoding="utf-8")
+    cited: list[tuple[Path, str]] = []
+    for name, function in re.findall(r"`(?:tests/)?([\w/]+\.py|…)(?:::(\w+))?", text):
+        path = cited[-1][0] if name == "…" else ROOT / "tests" / name
+        cited += [(path, function)] if path.name.startswith("test_") else []
     missing = [(path.name, name) for path, name in cited if not path.exists() or f"def {name}" not in path.read_text()]
     assert missing == []
 

@@ -1,4 +1,4 @@
-"""Who may import what, and how long files and functions may be: held over every module of the three packages."""
+"""Who may import what, and how long files and functions may be: checked for every module of the three packages."""
 
 import ast
 import subprocess
@@ -43,7 +43,7 @@ NOWHERE = {
 
 
 def imported_packages(source: str, path: str) -> Iterator[str]:
-    """Top-level names that `source` imports, wherever the import stands: in a function or for types only, too."""
+    """Top-level names that `source` imports, wherever the import is: in a function or for types only, too."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -117,11 +117,11 @@ LAYERS = {
         ("__main__",),
     ],
 }
-"""Rooms from the bottom to the top: a room imports itself and lower floors, never another room of its own floor."""
+"""Packages from the bottom to the top: one imports itself and lower layers, never another package of its own layer."""
 
 
 def imported_modules(source: str) -> Iterator[str]:
-    """Dotted names of all imports, wherever they stand."""
+    """Dotted names of all imports, wherever they are."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -132,12 +132,16 @@ def imported_modules(source: str) -> Iterator[str]:
 
 
 def climbing_imports(source: str, path: str) -> list[str]:
-    """Imports of a room that is not below the module's own."""
-    package, room, *_ = path.removesuffix(".py").split("/")
-    floors = {name: floor for floor, names in enumerate(LAYERS[package]) for name in names}
+    """Imports of a package that is not below the module's own."""
+    package, subpackage, *_ = path.removesuffix(".py").split("/")
+    layers = {name: layer for layer, names in enumerate(LAYERS[package]) for name in names}
     parts = [name.split(".") for name in imported_modules(source)]
-    others = {found[1] for found in parts if found[0] == package and len(found) > 1 and found[1] in floors}
-    return [f"{path} imports {package}.{other}" for other in sorted(others - {room}) if floors[other] >= floors[room]]
+    others = {found[1] for found in parts if found[0] == package and len(found) > 1 and found[1] in layers}
+    return [
+        f"{path} imports {package}.{other}"
+        for other in sorted(others - {subpackage})
+        if layers[other] >= layers[subpackage]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -148,9 +152,9 @@ def test_no_import_climbs(path: str) -> None:
 
 
 @pytest.mark.parametrize("package", LAYERS)
-def test_every_room_has_its_floor(package: str) -> None:
-    rooms = {path.split("/")[1].removesuffix(".py") for path in MODULES if path.startswith(f"{package}/")}
-    assert rooms - {"__init__"} == {room for floor in LAYERS[package] for room in floor}
+def test_every_package_has_its_layer(package: str) -> None:
+    subpackages = {path.split("/")[1].removesuffix(".py") for path in MODULES if path.startswith(f"{package}/")}
+    assert subpackages - {"__init__"} == {subpackage for layer in LAYERS[package] for subpackage in layer}
 
 
 @pytest.mark.parametrize(

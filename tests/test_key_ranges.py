@@ -1,4 +1,4 @@
-"""Ranges of stable hashes: every key has exactly one, on every machine and for ever."""
+"""Ranges of stable hashes: every key has exactly one, on every machine, forever."""
 
 from itertools import pairwise
 
@@ -54,7 +54,7 @@ def test_a_range_that_does_not_exist_is_refused(number: int, total: int) -> None
         key_range(number, total)
 
 
-def test_ids_keep_their_keys_for_ever() -> None:
+def test_ids_keep_their_keys_forever() -> None:
     keys = id_keys(["track-1", "track-2", "", "Björk — Jóga", "日本"])
     assert keys.dtype == np.uint64
     assert [f"{key:016x}" for key in keys] == [
@@ -66,7 +66,7 @@ def test_ids_keep_their_keys_for_ever() -> None:
     ]
 
 
-def test_ids_keep_their_shards_for_ever() -> None:
+def test_ids_keep_their_shards_forever() -> None:
     keys = id_keys(f"track-{number}" for number in range(12))
     assert range_of(keys, 4).tolist() == [0, 0, 1, 1, 3, 2, 1, 3, 0, 0, 1, 2]
 

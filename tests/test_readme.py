@@ -96,7 +96,7 @@ def demo_texts() -> list[str]:
 
 @pytest.mark.timeout(400)  # a minute on two cores that have nothing else to do
 def test_every_snippet_of_the_readme_runs_as_pasted(checkout: Checkout) -> None:
-    """In their order, since some use what those before have made; all shells go on in one environment."""
+    """In their order, since some use what those before have made; all shells share one environment."""
     snippets = [(language, text) for language, text in FENCE.findall(README) if language in ("bash", "python")]
     assert len(snippets) >= 3
     for language, text in snippets:

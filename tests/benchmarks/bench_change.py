@@ -1,4 +1,4 @@
-"""What a night costs that follows another: on a real catalogue and a real S3 server, a full run, a night of few
+"""What a night that follows another costs: on a real catalogue and a real S3 server, a full run, a night of few
 changes, one of none, and ten more; in the end, queries/s and recall against a release that was built anew.
 
     python tests/benchmarks/bench_change.py [--rows 20000] [--nights 10] [--out OUT.json]
@@ -104,7 +104,7 @@ def run_night(config: Config) -> dict[str, Any]:
 
 
 def change_rows(table: pa.Table, seed: int, *, changed: float, new: float = 0, gone: float = 0) -> pa.Table:
-    """The catalogue with these shares of its rows changed in their title, added, and taken away."""
+    """The catalogue with these shares of its rows changed in their title, added, and removed."""
     generator, count = np.random.default_rng(seed), table.num_rows
     rows = generator.permutation(count)
     edited, doubled, dropped = np.split(rows, np.cumsum([round(count * changed), round(count * new)]))
@@ -123,7 +123,7 @@ def change_rows(table: pa.Table, seed: int, *, changed: float, new: float = 0, g
 
 
 def compare_search(url: str, fresh_url: str, numbers: dict[str, int]) -> dict[str, Any]:
-    """Queries/s of releases with deltas and of one built anew, taking turns; the queries are items' own vectors."""
+    """Queries/s of releases with deltas and of one built from scratch, in turns; the queries are items' own vectors."""
     releases = {name: open_release(url, number=number) for name, number in numbers.items()}
     releases["built anew"] = open_release(fresh_url)
     queries = sample_vectors(releases["built anew"])

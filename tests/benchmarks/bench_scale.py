@@ -105,7 +105,7 @@ def build_plain(path: Path) -> float:
 
 @contextmanager
 def peak_of_machine() -> Iterator[list[int]]:
-    """Memory that the block takes of the whole machine, sampled twice a second, in bytes."""
+    """Memory of the whole machine that the block takes, sampled twice a second, in bytes."""
     before, used, stop = available_bytes(), [0], threading.Event()
 
     def watch() -> None:

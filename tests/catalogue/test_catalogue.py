@@ -1,4 +1,4 @@
-"""The catalogue contract: which columns and rows are taken, how an item reads as text, and its fingerprint."""
+"""The catalogue contract: which columns and rows are accepted, how an item reads as text, and its fingerprint."""
 
 import re
 from decimal import Decimal
@@ -33,7 +33,7 @@ def conformed(table: pa.Table) -> pa.Table:
 
 
 def split(*rows: dict[str, object], **columns: pa.Array) -> tuple[pa.Table, pa.Table]:
-    """The rows laid over GOOD, whole columns laid over those, split into good and bad."""
+    """GOOD with the rows replaced, then whole columns replaced, split into good and bad."""
     table = pa.Table.from_pylist([{**GOOD, **row} for row in rows], schema=CONTRACT)
     for name, column in columns.items():
         position = table.schema.get_field_index(name)
@@ -42,7 +42,7 @@ def split(*rows: dict[str, object], **columns: pa.Array) -> tuple[pa.Table, pa.T
 
 
 def strings_of_bytes(values: list[bytes], is_large: bool = False) -> pa.Array:
-    """A string column that may hold bytes which are no UTF-8, as careless writers make them."""
+    """A string column that may hold bytes that are not UTF-8, as careless writers make them."""
     return pa.array(values, pa.large_binary() if is_large else pa.binary()).view(STRING_TYPES[is_large])
 
 
@@ -94,7 +94,7 @@ def test_a_column_of_a_wrong_type_is_named_with_both_types(name: str, actual: pa
     ],
     ids=lambda value: value if isinstance(value, str) else str(value.type),
 )
-def test_what_other_tools_write_for_a_string_a_list_or_a_number_is_taken(name: str, column: pa.Array) -> None:
+def test_what_other_tools_write_for_a_string_a_list_or_a_number_is_read(name: str, column: pa.Array) -> None:
     good, bad = split({}, **{name: column})
     assert (good.num_rows, bad.num_rows) == (1, 0)
     assert good[name].type == CONTRACT.field(name).type
@@ -128,7 +128,7 @@ def test_whole_numbers_and_bytes_are_texts_one_text_is_a_list_and_every_number_i
     assert good[name].type == CONTRACT.field(name).type
 
 
-def test_a_column_that_is_there_twice_is_named() -> None:
+def test_a_repeated_column_is_named() -> None:
     schema = pa.schema([*CONTRACT, ("year", pa.int32()), ("year", pa.string())])
     with pytest.raises(DataError, match=r"^a\.parquet: expected each column once, got 'year' twice$"):
         conform_schema(schema, "a.parquet")
@@ -204,7 +204,7 @@ def test_missing_optional_columns_are_null_and_columns_beyond_the_contract_are_c
         ({"item_type": "Track"}, "item_type 'Track' is in no collection"),
     ],
 )
-def test_a_row_that_breaks_the_contract_goes_aside_with_its_reason(change: dict[str, object], reason: str) -> None:
+def test_an_invalid_row_is_set_aside_with_its_reason(change: dict[str, object], reason: str) -> None:
     good, bad = split({"item_id": "before"}, change, {"item_id": "behind"})
     assert good["item_id"].to_pylist() == ["before", "behind"]
     assert bad["reason"].to_pylist() == [reason]
@@ -214,7 +214,7 @@ def test_a_row_that_breaks_the_contract_goes_aside_with_its_reason(change: dict[
 @pytest.mark.case(19)
 @pytest.mark.parametrize("name", ["item_id", "title", "description", "extra"])
 @pytest.mark.parametrize("is_large", [False, True], ids=["string", "large_string"])
-def test_a_string_that_is_not_utf8_costs_its_row_alone(name: str, is_large: bool) -> None:
+def test_a_string_that_is_not_utf8_costs_only_its_row(name: str, is_large: bool) -> None:
     column = strings_of_bytes([b"track-a", NOT_UTF8, b"track-b"], is_large)
     good, bad = split({"item_id": "a"}, {"item_id": "b"}, {"item_id": "c"}, **{name: column})
     assert good[name].to_pylist() == ["track-a", "track-b"]
@@ -225,7 +225,7 @@ def test_a_string_that_is_not_utf8_costs_its_row_alone(name: str, is_large: bool
 
 @pytest.mark.case(19)
 @pytest.mark.parametrize("name", ["creators", "extra"])
-def test_a_list_with_a_string_that_is_not_utf8_costs_its_row_alone(name: str) -> None:
+def test_a_list_with_a_string_that_is_not_utf8_costs_only_its_row(name: str) -> None:
     values = strings_of_bytes([b"a", NOT_UTF8, b"b"])
     column = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), values)
     good, bad = split({}, {}, {}, **{name: column})
@@ -243,14 +243,14 @@ def test_a_list_with_a_string_that_is_not_utf8_costs_its_row_alone(name: str) ->
     ],
     ids=str,
 )
-def test_a_value_that_is_no_number_costs_its_row_alone(column: pa.Array, reason: str) -> None:
+def test_a_value_that_is_not_a_number_costs_only_its_row(column: pa.Array, reason: str) -> None:
     good, bad = split({}, {}, {}, popularity=column)
     assert good["popularity"].to_pylist() == [1, 3]
     assert bad["reason"].to_pylist() == [reason]
 
 
 @pytest.mark.case(19)
-def test_a_value_that_does_not_fit_the_wider_type_costs_its_row_alone() -> None:
+def test_a_value_that_does_not_fit_the_wider_type_costs_only_its_row() -> None:
     table = pa.table(
         {**{name: [value] * 2 for name, value in GOOD.items()}, "at": pa.array([2**40, 1], pa.timestamp("s"))}
     )
@@ -368,7 +368,7 @@ def test_a_field_that_cannot_be_text_is_refused_by_name(column: pa.Array) -> Non
     ],
     ids=lambda column: str(column.type),
 )
-def test_not_utf8_inside_any_type_costs_its_row_alone(column: pa.Array) -> None:
+def test_invalid_utf8_inside_any_type_costs_only_its_row(column: pa.Array) -> None:
     good, bad = split({}, {}, {}, extra=column)
     assert (good.num_rows, bad["reason"].to_pylist()) == (2, ["a string is not valid UTF-8"])
     bad.validate(full=True)
@@ -424,7 +424,7 @@ def test_the_border_between_encoder_and_text_counts() -> None:
     assert fingerprint_of("bc", "a") != fingerprint_of("c", "ab")
 
 
-def test_fingerprints_are_the_same_for_ever() -> None:
+def test_fingerprints_never_change() -> None:
     value = row_fingerprints(pa.chunked_array([["So What — Miles Davis"]]), "0" * 32)[0].as_py()
     assert value.hex() == "b72b917f3f6248ad831547ddd490f12f"
 

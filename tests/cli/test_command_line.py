@@ -271,7 +271,7 @@ def test_rollback_as_json_names_the_new_release(own_store: str, capsys: pytest.C
     assert release_numbers(open_store(own_store)) == [1, 2, 3]
 
 
-def test_pin_and_unpin_as_json_say_what_holds_now(own_store: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pin_and_unpin_as_json_say_what_is_pinned_now(own_store: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert document(capsys, "pin", own_store, "1") == {"release": 1, "is_pinned": True}
     assert [row["is_pinned"] for row in document(capsys, "releases", own_store)] == [True, False]
     assert document(capsys, "unpin", own_store, "1") == {"release": 1, "is_pinned": False}
@@ -360,7 +360,7 @@ LONG_HITS = [
 ]
 
 
-def test_where_no_terminal_is_each_row_is_one_whole_line(
+def test_without_a_terminal_each_row_is_one_complete_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -391,7 +391,7 @@ def test_in_a_narrow_terminal_titles_are_cut_but_never_numbers_and_ids(monkeypat
 
 
 @pytest.mark.parametrize("command", [["--help"], ["releases", "STORE"]], ids=str)
-def test_a_reader_that_has_left_is_no_error(published: str, command: list[str]) -> None:
+def test_a_reader_that_closes_the_pipe_is_no_error(published: str, command: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:

@@ -61,7 +61,7 @@ def test_search_prints_the_hits_best_first(
     assert hits[0].item_id == query
 
 
-def test_search_gives_ten_hits_unless_told_otherwise(published: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_search_gives_ten_hits_by_default(published: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(run(capsys, "search", published, "balark").splitlines()) == 1 + 10
 
 
@@ -224,7 +224,7 @@ def test_a_bug_is_one_line_with_exit_code_70_and_a_traceback_only_with_debug(
     assert error.endswith("; --debug shows where\n")
 
 
-def test_an_interrupted_run_says_how_to_go_on(
+def test_an_interrupted_run_says_how_to_resume(
     published: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*arguments: object) -> None:

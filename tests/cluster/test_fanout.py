@@ -1,4 +1,4 @@
-"""Many Ray tasks: bounded, every result once, and every failure told."""
+"""Many Ray tasks: bounded, every result once, and every failure raised."""
 
 import os
 import time
@@ -54,7 +54,7 @@ def test_no_more_than_the_limit_is_under_way() -> None:
     assert submitted == list(range(10))
 
 
-def test_all_failures_are_told_and_what_runs_is_awaited() -> None:
+def test_all_failures_are_raised_and_running_tasks_are_awaited() -> None:
     @ray.remote
     def fail(number: int) -> int:
         if number in (1, 2):

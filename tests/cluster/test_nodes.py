@@ -44,11 +44,11 @@ def test_each_node_is_asked_though_all_its_cpus_are_busy(session: None, tmp_path
         ("/data/runtime_resources/store", False),
     ],
 )
-def test_the_copies_of_submitted_folders_are_known(path: str, is_deleted: bool) -> None:
+def test_the_copies_of_submitted_folders_are_recognised(path: str, is_deleted: bool) -> None:
     assert is_deleted_with_job(Path(path)) is is_deleted
 
 
-def test_a_link_into_a_copy_is_known(tmp_path: Path) -> None:
+def test_a_link_into_a_copy_is_recognised(tmp_path: Path) -> None:
     copy = tmp_path / "runtime_resources" / "working_dir_files" / "pkg"
     copy.mkdir(parents=True)
     (tmp_path / "link").symlink_to(copy)

@@ -1,4 +1,4 @@
-"""Connecting to Ray: what is not there is one clear error, soon."""
+"""Connecting to Ray: what does not exist is one clear error, soon."""
 
 import socket
 import time
@@ -9,7 +9,7 @@ from cluster.session import ClusterUnavailable, ray_session
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_a_cluster_that_is_not_there_is_named_at_once(scheme: str) -> None:
+def test_a_cluster_that_does_not_exist_is_named_immediately(scheme: str) -> None:
     with socket.socket() as listener:  # bound but not listening: nothing else can take the port
         listener.bind(("127.0.0.1", 0))
         address = f"{scheme}127.0.0.1:{listener.getsockname()[1]}"
@@ -25,7 +25,7 @@ def test_a_cluster_that_is_not_there_is_named_at_once(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1", "127.0.0.1:port"])
-def test_an_address_that_is_none_is_named(address: str) -> None:
+def test_an_invalid_address_is_named(address: str) -> None:
     with pytest.raises(ClusterUnavailable, match=f"no Ray cluster at {address}: "), ray_session(address):
         pass
 

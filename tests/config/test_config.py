@@ -253,7 +253,7 @@ def test_a_value_of_a_wrong_type_is_named_in_one_line(path: Path, override: str,
         ("name: a\nname: b", "not YAML: line 2, column 1: found duplicate key name"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_refused_in_one_line(tmp_path: Path, content: str, message: str) -> None:
+def test_a_file_that_is_not_a_configuration_is_refused_in_one_line(tmp_path: Path, content: str, message: str) -> None:
     path = write(tmp_path, content)
     with pytest.raises(ConfigError, match=re.escape(str(path))) as caught:
         load(path)
@@ -412,7 +412,7 @@ def test_every_key_says_what_it_means() -> None:
 
 
 def test_the_fingerprint_of_a_configuration_is_that_of_earlier_versions() -> None:
-    """Else an upgrade publishes, and trains, all again."""
+    """Otherwise an upgrade would publish, and train, everything again."""
     config = load(ROOT / "configs/demo.yaml")
     assert config_fingerprint(config, None) == "4cb638f760198586a2a1c71f4ed55859"
     assert fingerprint(config.training, config.evaluation) == "33de0d51f6401cee6f4b408beba01ea8"

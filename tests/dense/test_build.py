@@ -1,4 +1,4 @@
-"""Graphs linked by faiss are hnswlib's files: same bytes with any number of threads, served as hnswlib's own are."""
+"""Graphs linked by faiss are hnswlib's files: same bytes with any number of threads, served like hnswlib's own."""
 
 from pathlib import Path
 
@@ -82,7 +82,7 @@ def test_few_and_equal_vectors_are_found(num_items: int, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("bad", [np.zeros((0, 4), np.float32), np.zeros((2, 4)), np.full((2, 4), np.nan, np.float32)])
-def test_what_is_no_set_of_vectors_is_refused(bad: np.ndarray, tmp_path: Path) -> None:
+def test_what_is_not_an_array_of_vectors_is_refused(bad: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^expected "):
         build_graph(bad, FAISS, tmp_path / "graph", 1)
 

@@ -63,7 +63,7 @@ def test_more_equal_vectors_than_links_still_answer_with_k_items(tmp_path: Path)
     build_index(vectors, PARAMS, tmp_path / "island.hnsw")
     plain = hnswlib.Index("ip", 16)
     plain.load_index(str(tmp_path / "island.hnsw"))
-    with pytest.raises(RuntimeError):  # plain hnswlib gives up: the equal vectors link to each other alone
+    with pytest.raises(RuntimeError):  # plain hnswlib gives up: the equal vectors link only to each other
         plain.knn_query(vectors[:100], k=600)
     graph = load_graph(tmp_path / "island.hnsw", 16, 1000)
     labels, scores = graph.search(vectors[:100], 600, 50, 2)

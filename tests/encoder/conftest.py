@@ -38,7 +38,7 @@ def make_model(tmp_path: Path) -> Make:
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """load(path=tmp_path/model, **settings) with one thread and in float32 unless told otherwise."""
+    """load(path=tmp_path/model, **settings) with one thread and in float32 by default."""
 
     def load_(path: Path | None = None, **settings: Any) -> Encoder:
         options = {"device": "cpu", "dtype": "float32", "max_tokens": 64} | settings

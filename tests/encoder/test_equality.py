@@ -171,7 +171,7 @@ def test_fewer_dimensions_are_truncated_then_normalised(make_model: Make, load: 
     assert lowest_cosine(encoder.encode(TEXTS), peer.encode(TEXTS, truncate_dim=10)) >= EXACT
 
 
-def test_a_saved_truncation_holds_unless_settings_say_otherwise(make_model: Make, load: Load, tmp_path: Path) -> None:
+def test_a_saved_truncation_applies_unless_settings_override_it(make_model: Make, load: Load, tmp_path: Path) -> None:
     make_model()
     path = tmp_path / "model" / "config_sentence_transformers.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"truncate_dim": 12}))

@@ -126,7 +126,7 @@ def test_a_giant_text_is_cut_before_it_is_tokenised(encoder: Encoder, monkeypatc
 
 
 @pytest.mark.parametrize("filler", [" ", "x", "\u200b", " \n\t"])
-def test_a_text_that_begins_with_much_that_is_no_token_is_read_on(encoder: Encoder, filler: str) -> None:
+def test_a_text_that_begins_with_few_tokens_is_read_further(encoder: Encoder, filler: str) -> None:
     tokens = encoder.towers["document"].tokens
     text = filler * (9_000 // len(filler)) + " jazz news"
     ids, cut = tokens._tokenise([text, "jazz news"], "")

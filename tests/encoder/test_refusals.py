@@ -1,4 +1,4 @@
-"""A folder that is not wholly understood is refused, naming the thing; nothing is guessed, no code of it is run."""
+"""A folder that is not fully understood is refused, naming the setting; nothing is guessed, none of its code is run."""
 
 from __future__ import annotations
 
@@ -219,6 +219,6 @@ def test_settings_that_can_never_work_are_refused(settings: dict[str, Any], word
 
 
 @pytest.mark.skipif(torch.cuda.device_count() > 6, reason="needs a machine with fewer GPUs")
-def test_a_device_that_is_not_there_is_refused(load: Load, folder: Path) -> None:
+def test_a_device_that_does_not_exist_is_refused(load: Load, folder: Path) -> None:
     with refused("expected cuda:7 on this machine"):
         load(device="cuda:7")

@@ -1,4 +1,4 @@
-"""docs/models.md says what becomes of every setting: each row is tried, and there is no row that is not."""
+"""docs/models.md states the effect of every setting: each row of its table is tested."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_a_folder_inside_a_package_is_found_without_importing_it(tmp_path: Path)
         ("nobody/nothing", "expected a folder or a reachable hub model, got 'nobody/nothing'"),
     ],
 )
-def test_a_model_that_is_not_there_is_named(
+def test_a_model_that_does_not_exist_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, words: str
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

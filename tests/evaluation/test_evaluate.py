@@ -1,4 +1,4 @@
-"""Slices of an evaluation, and the general set that tells what training has cost."""
+"""Slices of an evaluation, and the general set, which shows what training has cost."""
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +33,7 @@ def judgements() -> Judgements:
 
 
 def ranking(first: int) -> Ranking:
-    """Each query finds its own item at rank `first`, from 0, behind wrong ones."""
+    """Each query finds its own item at rank `first`, from 0, after wrong ones."""
     ids = np.array([[f"wrong-{rank}" for rank in range(10)] for _ in range(NUM)], object)
     ids[:, first] = IDS
     return Ranking(queries=[str(row) for row in range(NUM)], item_ids=ids)

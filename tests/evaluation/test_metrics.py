@@ -33,7 +33,7 @@ def test_ideal_of_ndcg_is_cut_at_ten_and_recall_is_not() -> None:
     assert values["recall@10"] == pytest.approx([0.25])
 
 
-def test_a_relevant_item_behind_rank_ten_gains_nothing_at_ten() -> None:
+def test_a_relevant_item_after_rank_ten_gains_nothing_at_ten() -> None:
     items = [*(f"x{rank}" for rank in range(10)), "a"]
     values = measure(make_ranking({"q": items}, k=11), {"q": ["a"]})
     assert [values[name].item() for name in METRICS] == [0, 0, 0, 0, 1, 1]
@@ -98,7 +98,7 @@ def test_interval_of_two_groups_is_that_of_the_four_possible_draws() -> None:
     new, old, groups = np.array([1.0, 1.0, 1.0, 0.0]), np.array([0.0, 0.0, 0.0, 1.0]), ["a", "a", "a", "b"]
     wide = paired_bootstrap(new, old, groups, num_samples=2_000)
     assert (wide.mean, wide.low, wide.high) == (0.5, -1, 1)
-    narrow = paired_bootstrap(new, old, groups, num_samples=2_000, level=0.4)  # both halves lie inside its quantiles
+    narrow = paired_bootstrap(new, old, groups, num_samples=2_000, level=0.4)  # both halves are inside its quantiles
     assert (narrow.mean, narrow.low, narrow.high) == (0.5, 0.5, 0.5)
 
 

@@ -34,7 +34,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Target:
-    """A store with a sound release, which cases alter and put back."""
+    """A store with a valid release, which cases alter and restore."""
 
     url: str
     number: int
@@ -56,7 +56,7 @@ def ask(opened: OpenRelease, queries: np.ndarray) -> Answers:
 
 
 def altered_bytes(data: bytes, dice: random.Random) -> bytes:
-    """Another file: bits flipped, bytes cut out, put in, doubled or zeroed, the end cut off or grown."""
+    """Another file: bits flipped, bytes removed, inserted, doubled or zeroed, the end cut off or extended."""
     start = dice.randrange(len(data))
     end = min(len(data), start + dice.choice([1, 4, 64, len(data)]))
     flipped = data[:start] + bytes([data[start] ^ 1 << dice.randrange(8)]) + data[start + 1 :]
@@ -77,7 +77,7 @@ def altered_bytes(data: bytes, dice: random.Random) -> bytes:
 
 
 def altered_json(data: bytes, dice: random.Random) -> bytes:
-    """Canonical JSON again, with one value anywhere replaced, taken away, doubled, moved or nudged."""
+    """Canonical JSON again, with one value anywhere replaced, removed, doubled, moved or changed a little."""
     while True:
         document = json.loads(data)
         parent, key = dice.choice(list(places(document)))
@@ -131,7 +131,7 @@ def try_release_file(target: Target, seed: int, signed: bool) -> str:
 
 
 def try_blob(target: Target, seed: int) -> str:
-    """One altered blob: "" when readers and verify refuse it and an open reader goes on; else what went wrong."""
+    """One altered blob: "" when readers and verify refuse it and an open reader keeps serving; else what went wrong."""
     dice, store = random.Random(seed), open_store(target.url)
     release = read_release(store, target.number)
     blobs = list(release.blobs().values())

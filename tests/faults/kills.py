@@ -1,4 +1,4 @@
-"""Killing processes at the writes that a run makes, and watching the store from outside meanwhile."""
+"""Killing processes at the writes that a run makes, and watching the store from outside."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class KillAtWrites:
 
 
 class Reader:
-    """Polls the store from a thread, as a server that follows releases does; notes every release that is not whole."""
+    """Polls the store from a thread, as a server that follows releases does; notes every release that is incomplete."""
 
     def __init__(self, store_url: str) -> None:
         self._store = open_store(store_url)
@@ -97,7 +97,7 @@ class Reader:
 
 
 def check_whole(store: Store) -> None:
-    """Every release that can be seen is whole, and their numbers have no gap."""
+    """Every release that can be seen is complete, and their numbers have no gap."""
     numbers = release_numbers(store)
     assert numbers == list(range(1, len(numbers) + 1))
     for number in numbers:

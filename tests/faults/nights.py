@@ -45,7 +45,7 @@ class Nights:
 
 
 def make_nights(folder: Path, model: Path | None, head: RayHead) -> Nights:
-    """With that encoder, or on ready-made vectors where there is none, which takes a fraction of the time."""
+    """With that encoder, or on precomputed vectors where there is none, which takes a fraction of the time."""
     world = World(folder / "world", make_config(folder / "world", model or Path()))
     rows, write = make_rows()[:300] + make_rows()[400:], write_rows
     if model is None:
@@ -68,7 +68,7 @@ def run_undisturbed(world: World, head: RayHead) -> Release:
 
 
 def run(world: World, environment: dict[str, str], expected: int = 0) -> str:
-    """Runs nightly as a process of its own; returns what it wrote to standard error."""
+    """Runs nightly as a separate process; returns what it wrote to standard error."""
     with world.start("nightly", **environment) as driver:
         _, errors = driver.communicate(timeout=LIMIT_S)
     assert driver.returncode == expected, errors
@@ -90,7 +90,7 @@ def copy_store(source: Store, target: Store) -> None:
 
 
 def expire_lease(store: Store) -> None:
-    """What two minutes without a heartbeat do: the lease of a run that was killed is free."""
+    """What two minutes without a heartbeat do: the lease of a killed run is free."""
     for info in store.list("leases/"):
         if isinstance(store, LocalStore):
             long_ago = time.time() - 3600

@@ -41,7 +41,7 @@ class RayHead:
             --object-store-memory=100000000 --include-dashboard={self._with_dashboard}
             --dashboard-host=127.0.0.1 --dashboard-port={dashboard_port}
             --dashboard-agent-listen-port={free_port()} --ray-client-server-port={free_port()}"""
-        # Ray's own job supervisor looks for "the latest cluster of this machine" unless it is told which.
+        # Ray's own job supervisor looks for "the latest cluster of this machine" unless it is given one.
         address = {"RAY_ADDRESS": self.address} if self._with_dashboard else {}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -92,7 +92,7 @@ def command_line(pid: int) -> str:
 
 
 def kill_all(pids: Iterable[int]) -> int:
-    """SIGKILL to each that still is there; returns how many."""
+    """SIGKILL to each that still exists; returns how many."""
     num_killed = 0
     for pid in pids:
         with suppress(ProcessLookupError):

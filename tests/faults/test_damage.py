@@ -38,7 +38,7 @@ def target(get_nights: GetNights, tmp_path: Path) -> Target:
 
 @pytest.fixture
 def guarded() -> Iterator[Callable[..., str]]:
-    """Calls a function in a process of its own, so that a crash or a hang there is a failure here."""
+    """Calls a function in a separate process, so that a crash or a hang there is a failure here."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield lambda function, *arguments: pool.submit(function, *arguments).result(timeout=LIMIT_S)
 
@@ -74,7 +74,7 @@ def test_an_altered_release_file_is_refused_or_changes_no_answer(
 
 @pytest.mark.case(11)
 @pytest.mark.parametrize("num_cases", [24, pytest.param(240, marks=pytest.mark.faults)])
-def test_an_altered_blob_is_refused_by_name_and_an_open_reader_goes_on(
+def test_an_altered_blob_is_refused_by_name_and_an_open_reader_keeps_serving(
     guarded: Callable[..., str], target: Target, num_cases: int, trials: Trials
 ) -> None:
     run_all(guarded, trials, try_blob, target, range(num_cases))

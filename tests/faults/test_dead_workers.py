@@ -42,7 +42,7 @@ def killing(head: RayHead, name: str) -> Iterator[list[int]]:
 
 
 def check_that_the_run_ends(world: World, nights: Nights, head: RayHead, name: str, trials: Trials) -> None:
-    """With every worker killed that starts on `name`: exit 6, nothing published; once they live, the run goes on."""
+    """With every worker killed that starts on `name`: exit 6, nothing published; once they live, a rerun resumes."""
     with killing(head, name) as killed, world.start("nightly", **head.driver_environment()) as driver:
         try:
             _, errors = driver.communicate(timeout=LIMIT_S)

@@ -1,4 +1,4 @@
-"""A disk or quota that is full stops a night before its commit; with space it goes on where it was."""
+"""A disk or quota that is full stops a night before its commit; with space it resumes."""
 
 import hashlib
 import subprocess
@@ -35,7 +35,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_store_ends_a_night_with_exit_6_and_with_space_it_goes_on(
+def test_a_full_store_ends_a_night_with_exit_6_and_with_space_it_resumes(
     nights: Nights, ray_head: RayHead, tmp_path: Path, small_disk: Path
 ) -> None:
     world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
@@ -44,7 +44,7 @@ def test_a_full_store_ends_a_night_with_exit_6_and_with_space_it_goes_on(
     assert "No space left on device" in errors
     assert world.releases() == []
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
-    expire_lease(open_store(world.store_url))  # to give it back takes space too
+    expire_lease(open_store(world.store_url))  # releasing it takes space too
     run(world, ray_head.driver_environment())
     (release,) = world.releases()
     check_whole(open_store(world.store_url))
@@ -52,10 +52,10 @@ def test_a_full_store_ends_a_night_with_exit_6_and_with_space_it_goes_on(
     assert {name: each.num_items for name, each in whole.items()} == {
         name: each.num_items for name, each in after_first.items()
     }
-    assert whole["tracks"] == after_first["tracks"]  # that one has been built whole in both
+    assert whole["tracks"] == after_first["tracks"]  # that one was built from scratch in both
 
 
-def test_a_full_workspace_ends_a_night_with_exit_6_and_with_space_it_goes_on(
+def test_a_full_workspace_ends_a_night_with_exit_6_and_with_space_it_resumes(
     nights: Nights, ray_head: RayHead, tmp_path: Path, small_disk: Path
 ) -> None:
     world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")

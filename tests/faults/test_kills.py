@@ -62,7 +62,7 @@ def end_of(driver: "subprocess.Popen[str]") -> tuple[int, str]:
 
 
 def run_until_killed_no_more(world: World, head: RayHead, killer: KillAtWrites, trials: Trials) -> None:
-    """Runs again and again; each driver is killed at its first write that was no place of death yet."""
+    """Runs again and again; each driver is killed at the first write at which none was killed before."""
     while True:
         with world.start("nightly", **head.driver_environment()) as driver:
             killer.arm(driver.kill)
@@ -78,7 +78,7 @@ def run_until_killed_no_more(world: World, head: RayHead, killer: KillAtWrites, 
 
 
 def check_converged(world: World, nights: Nights, reader: Reader) -> None:
-    """One new release with the digests of an undisturbed run, whole at all times; leftovers that prune clears away."""
+    """One new release with the digests of an undisturbed run, complete at all times; leftovers that prune deletes."""
     store = open_store(world.store_url)
     first, second = world.releases()
     assert content(first) == content(nights.first)

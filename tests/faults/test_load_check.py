@@ -1,4 +1,4 @@
-"""A graph file that crashes hnswlib is a gate that does not hold, not a dead driver or worker."""
+"""A graph file that crashes hnswlib fails the validation, and kills neither driver nor worker."""
 
 import hashlib
 import json
@@ -57,7 +57,7 @@ def graph(tmp_path: Path) -> Path:
     return tmp_path / "graph"
 
 
-def test_a_sound_graph_passes(graph: Path) -> None:
+def test_a_valid_graph_passes(graph: Path) -> None:
     check_loads(graph, DIM, NUM_ITEMS, "tracks/0")
 
 
@@ -107,7 +107,7 @@ def graph_path(world: World, shard: dict[str, Any]) -> Path:
 @pytest.mark.case(10, 20)
 @pytest.mark.timeout(600)
 def test_a_night_with_a_graph_that_crashes_hnswlib_exits_4(built: World, ray_head: RayHead) -> None:
-    """Its digest is recorded as if it had been built so: only loading it can tell."""
+    """Its digest is recorded as if it had been built like this: only loading it can show that."""
     marker, content = newest_shard(built)
     shard: Any = content["shards"][0]  # type: ignore[index]
     data = far_links(graph_path(built, shard).read_bytes())

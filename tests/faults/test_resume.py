@@ -1,4 +1,4 @@
-"""A run that goes on from another's artifacts, after something has changed, publishes what a fresh workspace would."""
+"""A run that resumes from another's artifacts, after something has changed, publishes what a fresh workspace would."""
 
 import shutil
 from collections import Counter
@@ -90,7 +90,7 @@ FORMAT_OF = {
 def test_another_version_of_a_stage_has_other_artifacts(
     get_nights: GetNights, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FORMAT changes with what a stage writes; each stage's name goes into those of the stages behind it."""
+    """FORMAT changes with what a stage writes; each stage's name goes into those of the stages after it."""
     nights = get_nights("encoder")
     config = load_config(str(nights.world.write_config()))
 
@@ -110,7 +110,7 @@ def test_another_version_of_a_stage_has_other_artifacts(
     assert sorted(changed) == sorted(order[order.index(stage) :])
 
 
-def test_a_limit_that_is_tightened_holds_for_rows_that_were_prepared_before(
+def test_a_limit_that_is_tightened_applies_to_rows_that_were_prepared_before(
     get_nights: GetNights, ray_head: RayHead, tmp_path: Path
 ) -> None:
     world = get_nights("vectors").disturbed(tmp_path / "world", f"file://{tmp_path}/stores")

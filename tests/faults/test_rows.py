@@ -45,4 +45,4 @@ def test_bad_rows_are_counted_by_reason_and_the_rest_is_published(
     reasons = pa.concat_tables(
         [pq.read_table(path) for path in Path(tmp_path, "stores/workspace").glob("items/*/quarantine/*.parquet")]
     )["reason"].to_pylist()
-    assert len(reasons) == len([*bad, broken]) - 1  # the duplicate is counted apart: it takes all rows to know
+    assert len(reasons) == len([*bad, broken]) - 1  # the duplicate is counted separately: finding it takes all rows

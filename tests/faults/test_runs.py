@@ -1,4 +1,4 @@
-"""Whole runs that meet another run, a lost answer, or a store that lacks what publishing needs."""
+"""Complete runs that meet another run, a lost answer, or a store that lacks what publishing needs."""
 
 import threading
 import time
@@ -55,7 +55,7 @@ def test_a_night_whose_commit_answer_is_lost_succeeds(
 
     proxy.plan = lose_the_first
     run(world, ray_head.driver_environment())
-    assert len(lost) == 2  # botocore's repetition, which was told 412
+    assert len(lost) == 2  # botocore's retry, which got a 412
     assert content(world.releases()[-1]) == content(nights.second)
 
 
@@ -165,7 +165,7 @@ def test_a_night_that_stalls_and_is_overtaken_exits_5_and_overwrites_nothing(
 
 
 @pytest.mark.case(16)
-def test_a_night_after_blobs_were_lost_publishes_them_anew(nights: Nights, ray_head: RayHead, tmp_path: Path) -> None:
+def test_a_night_after_blobs_were_lost_publishes_them_again(nights: Nights, ray_head: RayHead, tmp_path: Path) -> None:
     """As by a DELETE of a prune that stalled for long. Nothing has changed but that."""
     world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
     run(world, ray_head.driver_environment())

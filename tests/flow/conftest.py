@@ -14,7 +14,7 @@ from support.tiny_encoder import write_tiny_encoder
 SPLIT = 300
 """Rows of the first of the catalogue's two files."""
 DUPLICATED = ("track-007", "track-011", "show-003")
-"""Ids that stand in the second file again, with other titles."""
+"""Ids that occur again in the second file, with other titles."""
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def written_world(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> World:
-    """Two files, of which the second ends with ids that are there already and a row without a title; 40 queries."""
+    """Two files; the second ends with ids that already occurred and a row without a title; 40 queries."""
     folder = tmp_path_factory.mktemp("written")
     rows = make_rows()
     again = [{**row, "title": "another title"} for row in rows if row["item_id"] in DUPLICATED]

@@ -1,4 +1,4 @@
-"""Bad input: the right exit code, one line that says what was expected and what came, and nothing half-written."""
+"""Bad input: the right exit code, one line that says what was expected and what was found, and nothing half-written."""
 
 import json
 import os
@@ -135,7 +135,7 @@ CASES: dict[Callable[[World], World], tuple[int, str]] = {
 
 @pytest.mark.parametrize("stage", ["nightly", "plan"])
 @pytest.mark.parametrize("break_it", CASES, ids=lambda break_it: break_it.__name__)
-def test_what_is_wrong_with_the_input_is_told_before_anything_is_written(
+def test_what_is_wrong_with_the_input_is_reported_before_anything_is_written(
     fresh_world: World, refused: Callable[..., str], break_it: Callable[[World], World], stage: str
 ) -> None:
     exit_code, message = CASES[break_it]
@@ -145,7 +145,7 @@ def test_what_is_wrong_with_the_input_is_told_before_anything_is_written(
     assert world.files() == before
 
 
-def test_a_wrong_override_is_told_too(fresh_world: World, refused: Callable[..., str]) -> None:
+def test_a_wrong_override_is_reported_too(fresh_world: World, refused: Callable[..., str]) -> None:
     path = fresh_world.write_config()
     assert "unknown key index.m" in refused(2, "nightly", "-c", path, "index.m=24")
     assert "does not exist; configs/ has examples" in refused(2, "nightly", "-c", fresh_world.folder / "no.yaml")
@@ -187,7 +187,7 @@ def test_wrong_credentials_are_named_and_not_shown(
     assert "canary" not in line
 
 
-def test_a_ray_cluster_that_is_not_there_is_named(fresh_world: World, refused: Callable[..., str]) -> None:
+def test_a_ray_cluster_that_does_not_exist_is_named(fresh_world: World, refused: Callable[..., str]) -> None:
     path = fresh_world.write_config()
     assert "no Ray cluster at 127.0.0.1:9" in refused(6, "nightly", "-c", path, "ray.address=127.0.0.1:9")
     assert not fresh_world.releases()
@@ -198,7 +198,7 @@ def test_a_ray_cluster_that_is_not_there_is_named(fresh_world: World, refused: C
 
 @pytest.mark.case(19)
 def test_too_many_bad_rows_stop_the_run_before_encoding(fresh_world: World) -> None:
-    """In a process of its own, to see all that a user would."""
+    """In a separate process, to see everything that a user would."""
     rows = make_rows()
     write_rows(fresh_world.folder / "catalogue" / "c.parquet", rows[:20])
     with fresh_world.start() as process:
@@ -293,7 +293,7 @@ def test_a_search_that_cannot_be_answered_writes_nothing(
 
 
 @pytest.mark.parametrize("command", [["search", "STORE", "balark"], ["releases", "STORE"], ["verify", "STORE"]])
-def test_a_store_that_is_not_there_is_named_and_not_made(
+def test_a_store_that_does_not_exist_is_named_and_not_created(
     tmp_path: Path, refused: Callable[..., str], command: list[str]
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -304,14 +304,14 @@ def test_a_store_that_is_not_there_is_named_and_not_made(
 
 
 @pytest.mark.parametrize("command", [["search", "STORE", "balark"], ["releases", "STORE"], ["verify", "STORE"]])
-def test_a_bucket_that_is_not_there_is_named(
+def test_a_bucket_that_does_not_exist_is_named(
     refused: Callable[..., str], s3_environment: dict[str, str], command: list[str]
 ) -> None:
     arguments = [argument.replace("STORE", "s3://no-such-bucket/prefix") for argument in command]
     assert "no such bucket for s3://no-such-bucket/prefix" in refused(6, *arguments)
 
 
-def test_a_release_that_is_not_there_is_named(store_url_: str, refused: Callable[..., str]) -> None:
+def test_a_release_that_does_not_exist_is_named(store_url_: str, refused: Callable[..., str]) -> None:
     assert f"no release 9 in {store_url_}: it has 1 to 2" in refused(2, "verify", store_url_, "--release", "9")
 
 

@@ -1,4 +1,4 @@
-"""Nights after the first: the graph stays while little has changed, and is built anew, as a full build would, when much
+"""Nights after the first: the graph stays while little has changed, and is rebuilt, as a full build would, when much
 has.
 """
 
@@ -50,13 +50,13 @@ def write(world: World, ids: list[str], vectors: np.ndarray, label: str = "label
 
 
 def with_changes(num_changed: int) -> tuple[list[str], np.ndarray]:
-    """The catalogue of the first night with these rows changed, two gone and three new."""
+    """The catalogue of the first night with these rows changed, two deleted and three new."""
     vectors = np.concatenate([CHANGED[:num_changed], VECTORS[num_changed:-2], CHANGED[-3:]])
     return [*IDS[:-2], "new-1", "new-2", "new-3"], vectors
 
 
 def assert_serves(world: World, ids: list[str], vectors: np.ndarray, cache: Path) -> None:
-    """The current release is sound, holds these items and no others, and finds them as well as a whole one must."""
+    """The current release is valid, has these items and no others, and finds them as well as one built from scratch."""
     release = world.releases()[-1]
     assert release.num_items == len(ids)
     verify_release(open_store(world.store_url), release)
@@ -124,7 +124,7 @@ def test_other_metadata_uploads_metadata_alone(world: World, first: tuple[World,
     ("section", "reason"),
     [({"M": 9}, "the index parameters have changed"), ({"rows_per_shard": 120}, "tracks has 3 shards, previously 2")],
 )
-def test_other_parameters_build_everything_anew_and_plan_says_why(
+def test_other_parameters_rebuild_everything_and_plan_says_why(
     world: World, first: tuple[World, Night], section: dict[str, int], reason: str | None
 ) -> None:
     changed = world.changed(index=section)
@@ -134,7 +134,7 @@ def test_other_parameters_build_everything_anew_and_plan_says_why(
     assert not graphs & {digests[0] for digests in shard_digests(first[1].release).values()}
 
 
-def test_where_deltas_fail_a_gate_the_shards_are_built_whole(
+def test_where_deltas_fail_a_gate_the_shards_are_rebuilt_from_scratch(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ids, vectors = with_changes(5)
@@ -182,13 +182,13 @@ def test_vectors_that_drift_too_far_are_not_published_unless_it_is_only_to_warn(
     assert "mean drift of vectors is 0.01" in caplog.text
 
 
-def test_a_limit_on_drift_that_holds_lets_the_night_pass(world: World) -> None:
+def test_a_drift_within_its_limit_lets_the_night_pass(world: World) -> None:
     write(world, *with_changes(5))
     assert world.changed(validation={"max_drift": 0.03}).run().release.number == 2
 
 
 def test_a_collection_too_small_for_its_shards_is_verified_rolled_back_and_updated(tmp_path: Path) -> None:
-    """One row a shard: most key ranges are empty, so it gets fewer shards, of which none is."""
+    """One row per shard: most key ranges are empty, so it gets fewer shards, none of which is empty."""
     world = vector_world(tmp_path / "world").changed(index={"rows_per_shard": 1, "M": 8, "ef_construction": 60})
     store, cache = open_store(world.store_url), tmp_path / "cache"
     for num_items in (12, 11):

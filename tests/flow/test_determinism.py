@@ -31,7 +31,7 @@ def test_a_killed_run_keeps_its_finished_chunks_and_the_next_ends_with_the_same_
     kept = chunk_files(fresh_world)
     assert 1 <= len(kept) < 8
     assert not fresh_world.releases()
-    with pytest.raises(PublishConflict, match="is running; wait for it"):  # for all that the store can tell
+    with pytest.raises(PublishConflict, match="is running; wait for it"):  # as far as the store can know
         fresh_world.run()
     age_lease(fresh_world)
 
@@ -43,7 +43,7 @@ def test_a_killed_run_keeps_its_finished_chunks_and_the_next_ends_with_the_same_
 
 
 def kill_while_encoding(world: World) -> None:
-    """SIGKILL to the driver alone, once a chunk is finished; returns when nothing that it had started works on."""
+    """SIGKILL to the driver alone, once a chunk is finished; returns when nothing that it started still runs."""
     with world.start() as driver:
         deadline = time.monotonic() + WAIT_S
         while not chunk_files(world):

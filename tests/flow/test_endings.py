@@ -1,4 +1,4 @@
-"""A run on Ray that is told to end from outside, and a plan for programs."""
+"""A run on Ray that is terminated from outside, and a plan for programs."""
 
 import json
 import signal
@@ -29,7 +29,7 @@ def wait_for_work(world: World) -> None:
         time.sleep(0.05)
 
 
-def test_sigterm_ends_a_night_with_143_and_gives_the_lease_back(world: World) -> None:
+def test_sigterm_ends_a_night_with_143_and_releases_the_lease(world: World) -> None:
     """Ray has a handler of its own, which would end the process with 1 and keep the lease."""
     process = world.start("nightly", "-q")
     try:

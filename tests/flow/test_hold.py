@@ -42,7 +42,7 @@ def test_a_night_that_would_undo_a_rollback_exits_5_before_any_work_and_says_how
 
 
 @pytest.mark.case(29)
-def test_plan_says_that_a_rollback_holds_the_night_back(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_says_that_a_rollback_blocks_the_night(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert world.command("plan", "--json") == 0
     assert "release 2 was rolled back from" in json.loads(capsys.readouterr().out)["why_held"]
 

@@ -92,13 +92,13 @@ def test_of_rows_with_one_id_the_first_stays_and_the_rest_are_counted(first_nigh
 
 
 @pytest.mark.case(19)
-def test_bad_rows_lie_in_quarantine_with_their_reason_and_source(first_night: Night, first_world: World) -> None:
+def test_bad_rows_are_in_quarantine_with_their_reason_and_source(first_night: Night, first_world: World) -> None:
     (path,) = first_world.folder.glob("workspace/items/*/quarantine/*.parquet")
     (row,) = pq.read_table(path).to_pylist()
     assert (row["item_id"], row["reason"], row["source_file"]) == ("x", "title is null or blank", "b.parquet")
 
 
-def test_release_tells_what_it_was_validated_with(first_night: Night, first_world: World) -> None:
+def test_release_says_what_it_was_validated_with(first_night: Night, first_world: World) -> None:
     release = first_night.release
     for collection in release.collections:
         figures = release.validation[collection.name]

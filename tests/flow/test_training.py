@@ -147,8 +147,8 @@ def test_more_workers_than_the_machine_has_cpus_are_refused(
 
 
 @pytest.mark.faults
-def test_a_killed_training_goes_on_from_its_checkpoint_with_the_same_curve(trained: World, tmp_path: Path) -> None:
-    """SIGKILL of a worker, whom Ray starts again: the curve is that of the training nobody disturbed."""
+def test_a_killed_training_resumes_from_its_checkpoint_with_the_same_curve(trained: World, tmp_path: Path) -> None:
+    """SIGKILL of a worker, which Ray restarts: the curve is that of an undisturbed training."""
     world = make_world(tmp_path / "world", num_workers=2, checkpoint_every=10)
     world.run()
     run = world.start("train")

@@ -1,4 +1,4 @@
-"""What a night carries over from the release before it, and signs: only what is sound and a trusted key has signed."""
+"""What a night carries over from the previous release, and signs: only what is valid and signed by a trusted key."""
 
 import logging
 from pathlib import Path
@@ -89,9 +89,7 @@ def test_trusted_keys_without_a_signing_key_are_an_error(world: World) -> None:
 
 
 @pytest.mark.case(25)
-def test_a_night_goes_past_a_damaged_release_and_builds_all_of_it(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_night_skips_a_damaged_release_and_builds_everything(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """Also where nothing has changed since: what cannot be read serves nobody."""
     store = open_store(world.store_url)
     write_vectors(world.folder, len(IDS) - 10)

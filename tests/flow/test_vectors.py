@@ -1,4 +1,4 @@
-"""Releases from ready-made vectors, without an encoder: Parquet or .npy, the same gates, the same bytes."""
+"""Releases from precomputed vectors, without an encoder: Parquet or .npy, the same gates, the same bytes."""
 
 from pathlib import Path
 

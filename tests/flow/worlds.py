@@ -40,7 +40,7 @@ NUM_SAME_TITLE = 24
 """Tracks whose title, all of their text, is that of the first track."""
 VECTORS = np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32)
 IDS = [f"item-{number:03}" for number in range(len(VECTORS))]
-"""Ready-made vectors, float32 (num_items, dim), and whose they are."""
+"""Precomputed vectors, float32 (num_items, dim), and their items."""
 
 
 def words(generator: np.random.Generator, count: int) -> str:
@@ -85,7 +85,7 @@ def make_config(folder: Path, model: Path) -> dict[str, Any]:
             "collections": {"tracks": {"item_types": ["track"]}, "shows": {"item_types": ["show", "episode"]}},
             "text": {"default": "{title} — {creators} — {description}", "track": "{title}"},
         },
-        # Few texts a batch: encoding takes long enough that a kill falls into its midst.
+        # Few texts per batch: encoding takes long enough that a kill hits it midway.
         "encoder": {"model": str(model), "max_tokens": 64, "batch_tokens": 64},
         "index": {"rows_per_shard": 150, "M": 8, "ef_construction": 60},
         "ray": {"encode_actors": 1},
@@ -174,7 +174,7 @@ class World:
         return main([stage, "-c", str(self.write_config()), *arguments])
 
     def start(self, stage: str = "nightly", *arguments: str, **environment: str) -> "subprocess.Popen[str]":
-        """The same as a process of its own."""
+        """The same as a separate process."""
         return subprocess.Popen(
             [sys.executable, "-m", "jobs", stage, "-c", str(self.write_config()), *arguments],
             cwd=ROOT,
@@ -206,7 +206,7 @@ class World:
 
 
 def shard_digests(release: Release) -> dict[str, tuple[str, ...]]:
-    """collection/number → digests of index, items and metadata, then of what came since."""
+    """collection/number → digests of index, items and metadata, then of what was added since."""
     return {
         f"{collection.name}/{shard.number}": tuple(blob.sha256 for _, blob in shard.blobs())
         for collection in release.collections
@@ -240,14 +240,14 @@ def is_running(pid: int) -> bool:
 
 
 def assert_refused(world: World) -> None:
-    """Nothing new in the store, and a report that names a gate which does not hold."""
+    """Nothing new in the store, and a report that names a gate that fails."""
     assert [release.number for release in world.releases()] == [1]
     (path,) = world.folder.glob("workspace/validations/*/failed.json")
     assert not all(gate["holds"] for gate in json.loads(path.read_text())["gates"])
 
 
 def vector_world(folder: Path) -> World:
-    """A world whose vectors are ready-made: no encoder, no torch, two shards."""
+    """A world with precomputed vectors: no encoder, no torch, two shards."""
     write_vectors(folder, len(IDS))
     config = {
         "name": "vectors",

@@ -1,4 +1,4 @@
-"""Releases of every format version are readable for ever: opened, verified, searched with the answers of their day."""
+"""Releases of every format version are readable forever: opened, verified, searched with the answers of their day."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_a_golden_release_answers_as_on_its_first_day(folder: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("folder", VERSIONS, ids=lambda path: path.name)
-def test_a_golden_release_is_sound_and_its_file_canonical(folder: Path) -> None:
+def test_a_golden_release_is_valid_and_its_file_canonical(folder: Path) -> None:
     store = open_store(str(folder / "store"))
     release = read_release(store, 1)
     assert verify_release(store, release).num_items == release.num_items

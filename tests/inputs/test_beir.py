@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_corpus_becomes_a_catalogue_that_keeps_the_contract(folder: Path) -> None:
+def test_corpus_becomes_a_valid_catalogue(folder: Path) -> None:
     catalogue, _ = read_beir(folder)
     assert catalogue.to_pylist() == [
         {"item_id": "d1", "item_type": "document", "title": "Rain", "description": "Water falls."},

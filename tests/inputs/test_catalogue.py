@@ -164,11 +164,11 @@ def test_a_column_that_the_stages_would_overwrite_is_refused_by_name(folder: Pat
         scan(folder)
 
 
-# --- what is not there, or no Parquet ---
+# --- what does not exist, or is not Parquet ---
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.parquet", "nothing/deeper"])
-def test_a_catalogue_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+def test_a_catalogue_that_does_not_exist_is_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     with pytest.raises(ConfigError, match=re.escape(f"found none at {path}")) as caught:
         scan_source(config_of(tmp_path / "x", catalogue={"path": str(path), **COLLECTIONS}))
@@ -201,7 +201,7 @@ def test_files_without_rows_are_an_empty_catalogue(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all", b"PAR1" + b"\0" * 100 + b"PAR1"])
-def test_a_file_that_is_no_parquet_is_named(folder: Path, content: bytes) -> None:
+def test_a_file_that_is_not_parquet_is_named(folder: Path, content: bytes) -> None:
     folder.mkdir()
     (folder / "a.parquet").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.parquet: expected a Parquet file") as caught:
@@ -250,7 +250,7 @@ def test_queries_are_strings_of_any_kind(folder: Path, column: pa.Array) -> None
         (pa.table({"query": pa.array([], pa.string())}), "expected queries in"),
     ],
 )
-def test_queries_that_are_none_are_refused(folder: Path, table: pa.Table, message: str) -> None:
+def test_invalid_queries_are_refused(folder: Path, table: pa.Table, message: str) -> None:
     write(folder, a=table)
     with pytest.raises(DataError, match=message):
         read_queries(str(folder), None, "--queries")

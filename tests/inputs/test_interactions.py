@@ -1,4 +1,4 @@
-"""Search logs: which files are taken, what their columns become, and which rows are refused."""
+"""Search logs: which files are read, what their columns become, and which rows are refused."""
 
 import re
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ GOOD = {"query": ["jazz", "blues"], "item_id": ["t1", None], "query_group": ["ja
 
 
 def write(path: Path, **changes: Any) -> Path:
-    """GOOD with columns laid over it; None leaves a column out."""
+    """GOOD with columns replaced; None leaves a column out."""
     columns = {name: column for name, column in {**GOOD, **changes}.items() if column is not None}
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), path)
@@ -70,7 +70,7 @@ def test_a_part_of_a_second_is_kept(tmp_path: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else str(value.type),
 )
-def test_what_other_tools_write_for_a_string_or_a_number_is_taken(tmp_path: Path, name: str, column: pa.Array) -> None:
+def test_what_other_tools_write_for_a_string_or_a_number_is_read(tmp_path: Path, name: str, column: pa.Array) -> None:
     assert read(write(tmp_path / "a.parquet", **{name: column}))[name].to_pylist() == column.to_pylist()
 
 
@@ -151,7 +151,7 @@ def test_each_file_has_a_unit_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("times", [[7, 8], [45_000.5, 45_001.5], [NOON_S * 60, NOON_S * 61], [20240102, 20240103]])
-def test_times_of_no_certain_unit_are_refused(tmp_path: Path, times: list[float]) -> None:
+def test_times_in_no_recognisable_unit_are_refused(tmp_path: Path, times: list[float]) -> None:
     file = write(tmp_path / "a.parquet", timestamp=times)
     with pytest.raises(
         DataError, match=r"a\.parquet: expected column timestamp as unix seconds, or as milli-.*, got \d"
@@ -174,7 +174,7 @@ def test_a_log_without_rows_or_files_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_a_file_that_is_no_parquet_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_file_that_is_not_parquet_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text("no Parquet")
     with pytest.raises(DataError, match=r"a\.parquet: expected a Parquet file"):
         read(tmp_path)

@@ -138,7 +138,7 @@ def test_a_file_that_is_written_to_while_it_is_read_is_noticed(tmp_path: Path, s
 
 
 @pytest.mark.case(30)
-def test_a_file_of_the_same_size_and_time_is_told_by_its_inode_but_on_other_machines(
+def test_a_file_of_the_same_size_and_time_is_recognised_by_its_inode_but_not_on_other_machines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other machines may number the inodes of a shared folder otherwise, as FUSE does."""

@@ -26,7 +26,7 @@ def world(tmp_path: Path) -> World:
 
 @pytest.fixture
 def check(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """check(each) asks two nodes, of which `each` says what they answer."""
+    """check(each) asks two nodes, which answer what `each` returns."""
 
     def check_(each: Nodes) -> None:
         config = load_config(str(world.write_config()))

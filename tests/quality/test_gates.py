@@ -33,7 +33,7 @@ from jobs.quality.slices import slice_rows
         (equal("rows", "tracks/0", 6, 7), "= 7", False),
     ],
 )
-def test_a_gate_holds_at_its_threshold_and_never_for_nan(gate: Gate, expected: str, holds: bool) -> None:
+def test_a_gate_passes_at_its_threshold_and_never_for_nan(gate: Gate, expected: str, holds: bool) -> None:
     assert (gate.expected, gate.holds) == (expected, holds)
 
 
@@ -157,7 +157,7 @@ def test_a_true_score_counts_as_found_wherever_it_is() -> None:
     assert found_by_graph(found, exact).tolist() == [[True, True, True], [False, True, True]]
 
 
-def test_recall_is_told_query_by_query() -> None:
+def test_recall_is_reported_query_by_query() -> None:
     truth = np.array([[0.9, 0.8], [0.5, 0.4]], np.float32)
     assert recall_by_score(np.array([[0.9, 0.1], [0.5, 0.4]], np.float32), truth).tolist() == [0.5, 1]
 

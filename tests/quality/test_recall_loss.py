@@ -75,7 +75,7 @@ def test_full_vectors_lose_nothing_and_short_ones_lose_much(config_path: Path) -
     assert losses[1].mean() > 0.2
 
 
-def test_losses_are_told_of_slices_that_have_enough_of_the_items() -> None:
+def test_losses_are_reported_for_slices_that_have_enough_of_the_items() -> None:
     slices = {"a": np.arange(50) < 4, "b": np.arange(50) == 5, "c": np.arange(50) >= 4}
     losses = np.array([0.4, 0.2, 0.0, 0.2, *[0.1] * 8])
     assert mean_by_slice(losses, slices) == pytest.approx({"all": 1.6 / 12, "a": 0.2, "c": 0.1})

@@ -94,7 +94,7 @@ class ForgetfulStore(LocalStore):
 
 
 @pytest.mark.case(10)
-def test_a_store_that_keeps_other_bytes_is_found_out_before_the_commit(
+def test_a_store_that_keeps_other_bytes_is_detected_before_the_commit(
     tmp_path: Path, local_files: dict[str, Path]
 ) -> None:
     with pytest.raises(StoreUnavailable, match="has other bytes"):
@@ -157,7 +157,7 @@ def test_of_many_publishers_from_one_parent_exactly_one_wins(any_store: Store, t
 
 
 @pytest.mark.case(5)
-def test_a_stalled_run_learns_who_came_in_between_and_overwrites_nothing(any_store: Store) -> None:
+def test_a_stalled_run_learns_who_published_in_between_and_overwrites_nothing(any_store: Store) -> None:
     commit_release(any_store, bare_release(1))
     commit_release(any_store, bare_release(2, "the other run"))
     before = any_store.get(release_key(2))
@@ -196,7 +196,7 @@ def test_a_number_that_does_not_exist_gets_the_range_that_does(local_store: Stor
             read_release(local_store, number)
 
 
-def test_other_names_beside_the_releases_are_ignored(local_store: Store) -> None:
+def test_other_names_next_to_the_releases_are_ignored(local_store: Store) -> None:
     commit_release(local_store, bare_release(1))
     for name in ("2.json", "latest", "0000000000000000000x.json", "9" * 20 + ".json", "old/" + "0" * 19 + "7.json"):
         local_store.put(f"releases/{name}", b"{}")

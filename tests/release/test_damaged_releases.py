@@ -26,7 +26,7 @@ IDS = ["a", "b", "c", "d"]
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Releases 1 and 2, sound, and 3, one byte of whose file is another."""
+    """Releases 1 and 2, valid, and 3, which has one altered byte."""
     store = open_store(f"file://{tmp_path}/store")
     for seed in (1, 2, 3):
         publish(store, tmp_path, seed)
@@ -41,11 +41,11 @@ def publish(store: Store, folder: Path, seed: int) -> Release:
 
 
 def damage(store: Store, number: int) -> None:
-    """Another valid name, so that nothing but the digest tells."""
+    """Another valid name, so that only the digest reveals it."""
     store.put(release_key(number), store.get(release_key(number)).replace(b'"name":"tiny"', b'"name":"tinz"'))
 
 
-def test_a_new_release_file_has_the_digest_of_itself_and_an_older_file_none() -> None:
+def test_a_new_release_file_has_its_own_digest_and_an_older_file_none() -> None:
     older, sealed = bare_release(1), seal(bare_release(1))
     assert b"digest" not in release_to_bytes(older)
     assert parse_release(release_to_bytes(sealed)) == sealed
@@ -58,7 +58,7 @@ def test_a_new_release_file_has_the_digest_of_itself_and_an_older_file_none() ->
 def test_every_flipped_bit_of_a_release_file_is_found(tmp_path: Path, is_signed: bool) -> None:
     release = bare_release(1)
     data = publish_bare(open_store(f"file://{tmp_path}"), sign_release(release, KEY) if is_signed else release)
-    end = data.index(b'"signature"') if is_signed else len(data)  # what follows, only a key can tell
+    end = data.index(b'"signature"') if is_signed else len(data)  # what follows, only a key can check
     for position in range(8 * end):
         place, bit = divmod(position, 8)
         with pytest.raises(DamagedError):
@@ -66,7 +66,7 @@ def test_every_flipped_bit_of_a_release_file_is_found(tmp_path: Path, is_signed:
 
 
 @pytest.mark.case(25)
-def test_a_reader_starts_on_the_newest_valid_release_release_and_names_the_damaged_one(
+def test_a_reader_starts_on_the_newest_valid_release_and_names_the_damaged_one(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = {"cache_dir": tmp_path / "cache"}
@@ -80,7 +80,7 @@ def test_a_reader_starts_on_the_newest_valid_release_release_and_names_the_damag
 
 
 @pytest.mark.case(25)
-def test_a_live_release_takes_a_sound_release_before_a_damaged_one(store: Store, tmp_path: Path) -> None:
+def test_a_live_release_serves_a_valid_release_before_a_damaged_one(store: Store, tmp_path: Path) -> None:
     live = LiveRelease(store.url, cache_dir=tmp_path / "cache")
     for _ in range(2):
         with pytest.raises(DamagedError, match=r"00003\.json"):
@@ -92,7 +92,7 @@ def test_a_live_release_takes_a_sound_release_before_a_damaged_one(store: Store,
     assert live.release.number == 4
 
 
-def test_where_no_release_is_sound_the_newest_is_named(store: Store) -> None:
+def test_where_no_release_is_valid_the_newest_is_named(store: Store) -> None:
     for number in (1, 2):
         damage(store, number)
     with pytest.raises(DamagedError, match=r"00003\.json"):
@@ -100,7 +100,7 @@ def test_where_no_release_is_sound_the_newest_is_named(store: Store) -> None:
 
 
 @pytest.mark.case(25)
-def test_a_rollback_goes_past_a_damaged_release(store: Store) -> None:
+def test_a_rollback_skips_a_damaged_release(store: Store) -> None:
     assert main(["rollback", store.url, "--to", "1"]) == 0
     release = read_release(store)
     assert (release.number, release.parent, release.kind) == (4, 3, "rollback")

@@ -64,7 +64,9 @@ def test_the_number_of_shards_makes_no_difference(store: Store, tmp_path: Path, 
     assert diff(store, before, after, tmp_path).collections == {"tracks": ItemCounts(new=10, unchanged=70, gone=20)}
 
 
-def test_collections_that_come_and_go_are_new_and_gone(maker: ReleaseMaker, store: Store, tmp_path: Path) -> None:
+def test_collections_that_are_added_and_removed_are_new_and_gone(
+    maker: ReleaseMaker, store: Store, tmp_path: Path
+) -> None:
     tracks, shows = maker.collection("tracks", IDS, VECTORS), maker.collection("shows", IDS[:30], VECTORS[:30])
     found = diff(store, maker.publish(store, tracks), maker.publish(store, shows), tmp_path)
     assert found.collections == {"shows": ItemCounts(new=30), "tracks": ItemCounts(gone=100)}
@@ -77,7 +79,7 @@ def test_vectors_of_another_dimension_are_not_compared(store: Store, tmp_path: P
     assert diff(store, before, after, tmp_path).drift is None
 
 
-def test_progress_tells_every_item_of_the_later_release(store: Store, tmp_path: Path) -> None:
+def test_progress_counts_every_item_of_the_later_release(store: Store, tmp_path: Path) -> None:
     before = publish(store, tmp_path / "before", IDS[:50], VECTORS[:50], 2)
     after = publish(store, tmp_path / "after", IDS, VECTORS, 2)
     told: list[int] = []

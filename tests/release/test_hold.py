@@ -58,7 +58,7 @@ def test_a_rollback_forward_holds_what_it_leaves_and_not_what_it_goes_to(store: 
     assert held(roll_back(store, 1)) == [5]
 
 
-def test_a_rollback_to_what_was_made_from_the_same_holds_nothing(store: Store) -> None:
+def test_a_rollback_to_what_was_made_from_the_same_places_no_hold(store: Store) -> None:
     commit_release(store, make_release(4, *read_release(store).collections, catalogue_fingerprint="c"))
     release = roll_back(store, 3)
     assert release.holds is None

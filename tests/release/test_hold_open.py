@@ -1,4 +1,4 @@
-"""What is open stays open, whatever becomes of cache and store; the encoder works as it did at validation."""
+"""An open release stays open, whatever happens to cache and store; the encoder works as at validation."""
 
 import shutil
 from dataclasses import replace
@@ -114,7 +114,7 @@ def test_queries_are_encoded_in_the_number_format_of_the_release(
 @pytest.mark.parametrize(
     ("device", "message"), [("tpu", "expected auto, cpu, cuda"), ("cuda:99", "expected cuda:99 on this machine")]
 )
-def test_a_device_that_is_not_there_is_an_error_of_the_arguments(
+def test_a_device_that_does_not_exist_is_an_error_of_the_arguments(
     store: Store, maker: ReleaseMaker, model: Path, tmp_path: Path, device: str, message: str
 ) -> None:
     publish(store, maker, model)

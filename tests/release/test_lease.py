@@ -1,4 +1,4 @@
-"""One run at a time: who holds the lease, who gets it next, and how a holder learns that it is gone."""
+"""One run at a time: who holds the lease, who gets it next, and how a holder learns that it has lost it."""
 
 import os
 import threading
@@ -27,13 +27,13 @@ def lease_store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def taken() -> Iterator[ExitStack]:
-    """Leases entered here are given back at the end of the test."""
+    """Leases entered here are released at the end of the test."""
     with ExitStack() as stack:
         yield stack
 
 
 def silence(lease: Lease) -> None:
-    """What SIGKILL does to the holder: no more heartbeats, and the lease is not given back."""
+    """What SIGKILL does to the holder: no more heartbeats, and the lease is not released."""
     lease._ended.set()
     lease._thread.join()
 
@@ -46,11 +46,11 @@ def test_a_second_run_is_refused_naming_the_first(store_url: str) -> None:
         hold_lease(store, "run two", wait=False),
     ):
         pass
-    with hold_lease(store, "run three", wait=False) as lease:  # given back, so free at once
+    with hold_lease(store, "run three", wait=False) as lease:  # released, so free immediately
         lease.check()
 
 
-def test_a_run_that_waits_goes_on_as_soon_as_the_first_has_ended(lease_store: Store) -> None:
+def test_a_run_that_waits_starts_as_soon_as_the_first_has_ended(lease_store: Store) -> None:
     order: list[str] = []
     is_waiting = threading.Event()
 
@@ -69,7 +69,7 @@ def test_a_run_that_waits_goes_on_as_soon_as_the_first_has_ended(lease_store: St
     assert order == ["one ends", "two has it"]
 
 
-def test_the_lease_is_given_back_when_the_block_raises(lease_store: Store) -> None:
+def test_the_lease_is_released_when_the_block_raises(lease_store: Store) -> None:
     with pytest.raises(ValueError, match="of the run"), hold_lease(lease_store, "one", wait=False):
         raise ValueError("of the run")
     with hold_lease(lease_store, "two", wait=False):
@@ -115,7 +115,7 @@ def test_a_holder_that_was_stalled_learns_who_has_taken_over(lease_store: Store,
     silence(stalled)
     os.utime(lease_store._path("leases/00000000000000000001.json"), (0, 0))  # type: ignore[attr-defined]
     with hold_lease(lease_store, "the next run", wait=False, ttl_s=30):
-        stalled.check()  # no heartbeat yet that could tell
+        stalled.check()  # no heartbeat yet that could detect it
         stalled._beat()
         with pytest.raises(PublishConflict, match="the next run has taken it over; start again"):
             stalled.check()
@@ -152,7 +152,7 @@ def test_a_holder_without_heartbeats_stops_trusting_its_lease(tmp_path: Path) ->
         assert time.monotonic() - lease._last_beat >= TTL_S, "it trusted the lease until then"
 
 
-def test_a_run_that_cannot_give_the_lease_back_has_succeeded_all_the_same(tmp_path: Path) -> None:
+def test_a_run_that_cannot_release_the_lease_has_still_succeeded(tmp_path: Path) -> None:
     store = CutOff(tmp_path / "store")
     with hold_lease(store, "one", wait=False, ttl_s=60):
         store.is_cut = True
@@ -172,7 +172,7 @@ def test_of_twenty_contenders_one_takes_over_from_a_killed_run(
 
 
 def contend(store_url: str, trials: Trials) -> None:
-    """Twenty runs at once, each on its own client; the winner holds the lease until all others have given up."""
+    """Twenty concurrent runs, each with its own client; the winner holds the lease until all others have given up."""
     barrier, done = threading.Barrier(20), threading.Event()
 
     def run(number: int) -> bool:
@@ -211,7 +211,7 @@ def test_waiting_runs_hold_it_one_after_the_other(lease_store: Store) -> None:
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(work, range(6)))
     assert most == [1] * 6
-    assert len(list(lease_store.list("leases/"))) <= 2  # older ones are cleared away
+    assert len(list(lease_store.list("leases/"))) <= 2  # older ones are deleted
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"[" * 9_000, b"x" * 20_000, b'{"is_free": "yes"}'])
@@ -225,7 +225,7 @@ def test_a_lease_file_that_cannot_be_read_blocks_until_its_time_is_over(lease_st
         assert lease.number == 8
 
 
-def test_other_names_beside_the_leases_are_ignored(lease_store: Store) -> None:
+def test_other_names_next_to_the_leases_are_ignored(lease_store: Store) -> None:
     for name in ("latest.json", "7.json", "9" * 21 + ".json"):
         lease_store.put(f"leases/{name}", b"{}")
     with hold_lease(lease_store, "one", wait=False) as lease:
@@ -269,7 +269,7 @@ def test_a_lease_expires_while_the_machine_sleeps(lease_store: Store, monkeypatc
 def test_a_prune_whose_lease_has_expired_never_takes_it_back_and_a_night_does(
     lease_store: Store, taken: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others have seen that no prune is running, and count on it."""
+    """Others have seen that no prune is running, and rely on it."""
     slept = 0.0
     monkeypatch.setattr("indexing.clock.elapsed_s", lambda: time.monotonic() + slept)
     for deletes in (True, False):
@@ -312,7 +312,7 @@ def test_a_heartbeat_that_arrives_after_the_lease_has_expired_does_not_count(
 def test_a_contender_that_stalls_while_it_looks_takes_no_live_lease(
     lease_store: Store, taken: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The heartbeat that it has seen is old by the time it goes on; the holder has sent another since."""
+    """The heartbeat that it has seen is old by the time it continues; the holder has sent another since."""
     silence(taken.enter_context(hold_lease(lease_store, "alive", wait=False, ttl_s=30)))
     contender, slept = LocalStore(Path(lease_store.url.removeprefix("file://"))), 0.0
     now, listing = contender.now, contender.list

@@ -84,7 +84,7 @@ def test_latest_is_the_newest_accepted_one(store_url: str, model: Path, tmp_path
 
 @pytest.mark.parametrize("damage", ["replaced", "missing"])
 def test_an_accepted_encoder_whose_files_are_others_is_refused(model: Path, tmp_path: Path, damage: str) -> None:
-    """Whoever can write to the store cannot make a night use other weights under the digest that was accepted."""
+    """Even with write access to the store, nobody can make a night use other weights under the accepted digest."""
     store = open_store(f"file://{tmp_path}/store")
     entry = accept(store, model, ENTRY)
     config = pin_encoder(config_of(store.url, tmp_path), store)

@@ -227,7 +227,7 @@ def test_multipart_uploads_that_nobody_finished_are_aborted_once_old(
     client.upload_part(Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=1, Body=b"x" * 1000)
     before = keys_of(store)
 
-    assert len(plan_prune(store, keep_last=1, min_age_s=3600).to_abort) == 0  # young: it may still be going on
+    assert len(plan_prune(store, keep_last=1, min_age_s=3600).to_abort) == 0  # young: it may still be running
     assert len(prune(store, min_age_s=3600).to_abort) == 0
     assert len(store.list_uploads()) == 1
     time.sleep(2.1)  # S3 stamps whole seconds
@@ -239,7 +239,7 @@ def test_multipart_uploads_that_nobody_finished_are_aborted_once_old(
 
 
 @pytest.mark.case(9)
-def test_temporary_files_that_nobody_finished_go_once_old(history: History) -> None:
+def test_temporary_files_that_nobody_finished_are_deleted_once_old(history: History) -> None:
     temporary = history.store._temp_path(blob_key("ab" * 32))
     temporary.write_bytes(b"half a blob")
     assert prune(history.store).to_abort == []
@@ -335,7 +335,7 @@ def test_a_release_whose_blobs_are_deleted_is_not_pinned(history: History, capsy
 
 
 @pytest.mark.case(16)
-def test_blobs_that_vanish_while_a_release_is_pinned_take_the_pin_away_again(
+def test_blobs_that_vanish_while_a_release_is_pinned_remove_the_pin_again(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("indexing.release.retention.wait_for_prune", lambda store: prune(history.store))

@@ -1,4 +1,4 @@
-"""A prune beside a publish, a rollback or a reader: none of them loses a blob."""
+"""A prune during a publish, a rollback or a reader: none of them loses a blob."""
 
 import threading
 import time
@@ -36,7 +36,7 @@ MOMENTS = ["before the upload", "after the upload", "after the commit"]
 def test_a_publish_that_reuses_an_old_blob_loses_none_to_a_stalled_prune(history: History, moment: str) -> None:
     """Without the lease, as a prune would run that has stalled, been taken over, and not noticed yet."""
     plan = plan_prune(history.store, keep_last=1, min_age_s=DAY_S)
-    release = replace(make_release(5, history.collection(2)), parent=4)  # what release 2 held, in demand again
+    release = replace(make_release(5, history.collection(2)), parent=4)  # what release 2 held, needed again
     assert {blob_key(sha256) for sha256 in release.blobs()} & {info.key for info in plan.to_delete}
 
     def upload() -> None:
@@ -55,8 +55,8 @@ def test_a_publish_that_reuses_an_old_blob_loses_none_to_a_stalled_prune(history
 
 
 @pytest.mark.case(16)
-def test_a_prune_that_deletes_in_spite_of_its_last_look_is_made_good_after_the_commit(history: History) -> None:
-    """The prune stalled between its look at the blob's age and its DELETE."""
+def test_a_prune_that_deletes_after_its_last_check_is_repaired_after_the_commit(history: History) -> None:
+    """The prune stalled between its check of the blob's age and its DELETE."""
     release = replace(make_release(5, history.collection(2)), parent=4)
     sent: list[str] = []
 
@@ -75,7 +75,7 @@ def test_a_prune_that_deletes_in_spite_of_its_last_look_is_made_good_after_the_c
 
 
 def publish_reused(history: History, release: Release) -> None:
-    """What a night does, its lease aside."""
+    """What a night does, without its lease."""
     parent = read_release(history.store) if release.parent else None
 
     def upload() -> None:
@@ -88,7 +88,7 @@ def publish_reused(history: History, release: Release) -> None:
 def test_many_publishes_prunes_and_rollbacks_that_take_turns_lose_nothing(
     tmp_path: Path, trials: Trials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each holds the lease, as the commands do. Every release reuses blobs that the prunes, of age 0, would take."""
+    """Each holds the lease, as the commands do. Every release reuses blobs that the prunes, of age 0, would delete."""
     monkeypatch.setattr("indexing.release.retention.MIN_AGE_S", 0.0)
     history, stop, errors = History(tmp_path), threading.Event(), list[BaseException]()
     collections = [history.collection(seed) for seed in range(3)]
@@ -162,7 +162,7 @@ def test_a_prune_stops_at_the_deletion_before_which_it_has_lost_its_lease(histor
 
 
 @pytest.mark.case(16)
-def test_a_reader_goes_on_through_a_prune_and_opens_the_current_release(history: History, tmp_path: Path) -> None:
+def test_a_reader_keeps_serving_during_a_prune_and_opens_the_current_release(history: History, tmp_path: Path) -> None:
     readers = [open_release(history.store.url, number=number, cache_dir=tmp_path / "cache") for number in (2, 4)]
     queries = unit_vectors(3)
     before = [reader.search(queries, k=3).item_ids.tolist() for reader in readers]
@@ -177,7 +177,7 @@ def test_a_reader_goes_on_through_a_prune_and_opens_the_current_release(history:
 def test_a_pin_during_a_prune_waits_for_it_and_its_blobs_stay(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The prune has planned to delete the release, and looks at the pins again before it deletes."""
+    """The prune has planned to delete the release, and checks the pins again before it deletes."""
     is_waiting, pinned = threading.Event(), threading.Event()
 
     def sleep(seconds: float) -> None:
@@ -202,7 +202,7 @@ def test_a_pin_during_a_prune_waits_for_it_and_its_blobs_stay(
 
 
 @pytest.mark.case(16)
-def test_a_pin_beside_a_night_does_not_wait(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pin_during_a_night_does_not_wait(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("indexing.clock.sleep", lambda seconds: pytest.fail("waits"))
     with hold_lease(history.store, "a night", wait=False):
         pin(history.store, 2)
@@ -212,7 +212,7 @@ def test_a_pin_beside_a_night_does_not_wait(history: History, monkeypatch: pytes
 def test_a_publish_that_was_stopped_before_its_commit_waits_for_the_prune_that_overtook_it(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It sends again what the prune deletes in spite of the new release."""
+    """It sends again what the prune deletes despite the new release."""
     release = replace(make_release(5, history.collection(2)), parent=4)  # what release 2 held
     with hold_lease(history.store, "prune", wait=False, deletes=True) as lease:
         plan = plan_prune(history.store, keep_last=1, min_age_s=DAY_S)

@@ -1,4 +1,4 @@
-"""Going back to an old release: one linear history, and never to a release that is not whole."""
+"""Going back to an old release: one linear history, and never to an incomplete release."""
 
 import threading
 from collections.abc import Callable
@@ -69,7 +69,7 @@ DAMAGES: dict[str, Callable[[Store, str], None]] = {
 @pytest.mark.case(15)
 @pytest.mark.parametrize("part", ["index", "items", "metadata"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_rollback_to_a_release_that_is_not_whole_exits_3_and_publishes_nothing(
+def test_a_rollback_to_an_incomplete_release_exits_3_and_publishes_nothing(
     store: Store, damage: str, part: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     blob: Blob = getattr(read_release(store, 1).collections[0].shards[0], part)
@@ -81,7 +81,7 @@ def test_a_rollback_to_a_release_that_is_not_whole_exits_3_and_publishes_nothing
 
 @pytest.mark.case(15)
 def test_a_blob_that_is_damaged_while_it_is_verified_is_noticed(store: Store) -> None:
-    """Verification reads the store last, after old blobs were sent anew."""
+    """Verification reads the store last, after old blobs were sent again."""
     index = read_release(store, 1).collections[0].shards[0].index
     upload = store.upload
 
@@ -123,7 +123,7 @@ def test_a_rollback_that_comes_first_makes_the_publish_start_again(store: Store)
 
 
 @pytest.mark.case(14)
-def test_rollbacks_and_publishes_at_once_make_one_line(store: Store) -> None:
+def test_concurrent_rollbacks_and_publishes_make_one_linear_history(store: Store) -> None:
     """Whoever loses starts again from the new current release, as a person or the next night would."""
     collections = read_release(store).collections
 
@@ -167,7 +167,7 @@ def test_a_rollback_that_loses_its_lease_at_any_check_publishes_nothing(store: S
         if most > limit:
             raise PublishConflict("lost")
 
-    for limit in range(num_blobs + 2):  # of the blobs of release 1, release 3 lacks the graph alone
+    for limit in range(num_blobs + 2):  # of the blobs of release 1, release 3 lacks only the graph
         most = 0
         with pytest.raises(PublishConflict, match="lost"):
             roll_back(store, 1, check=partial(check, limit))

@@ -1,4 +1,4 @@
-"""A shard whose graph stays while items come and go beside it."""
+"""A shard that keeps its graph while items are added and deleted."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ IDS = [f"item-{number:03}" for number in range(200)]
 NEW, NEWER = [f"new-{number}" for number in range(12)], ["item-003", "newest"]
 VECTORS, NEW_VECTORS, NEWER_VECTORS = unit_vectors(200), unit_vectors(12, seed=1), unit_vectors(2, seed=2)
 GONE = [3, 7, 150, 201]
-"""Labels: item-003 has come back with another vector, new-1 has gone again."""
+"""Labels: item-003 has come back with another vector, new-1 was deleted again."""
 
 
 @pytest.fixture

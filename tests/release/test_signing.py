@@ -1,4 +1,4 @@
-"""A reader with a key takes no release that the key's owner did not sign as it is."""
+"""A reader with a key accepts only releases that are as the key's owner signed them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_open_release_with_a_key_refuses_what_it_did_not_sign(tmp_path: Path) ->
         open_release(store.url, 2, trusted_keys=[trusted, foreign], **options)
 
 
-def test_a_reader_with_a_key_passes_over_a_newer_release_without_signature_and_says_so_as_an_error(
+def test_a_reader_with_a_key_skips_a_newer_release_without_signature_and_logs_an_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = open_store(f"file://{tmp_path}/store")
@@ -128,7 +128,7 @@ def test_a_signature_is_looked_at_before_the_rest_of_a_file(tmp_path: Path, monk
     assert len(parsed) == 1
 
 
-def test_a_file_that_holds_no_such_key_is_named(tmp_path: Path) -> None:
+def test_a_file_without_such_a_key_is_named(tmp_path: Path) -> None:
     private, public = tmp_path / "private.pem", write_public(KEY, tmp_path / "public.pem")
     private.write_bytes(KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     assert load_private_key(private).public_key() == load_public_key(public)

@@ -36,7 +36,7 @@ def test_no_order_loses_a_live_blob_or_hides_a_release_or_shows_half_of_one(tmp_
 @pytest.mark.case(14, 16, 23)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("thousand", range(1, 9))
-def test_no_order_of_thousands_loses_hides_or_halves(tmp_path: Path, trials: Trials, thousand: int) -> None:
+def test_no_order_of_thousands_loses_hides_or_splits_a_release(tmp_path: Path, trials: Trials, thousand: int) -> None:
     run_many(range(thousand * LONG_FORM, (thousand + 1) * LONG_FORM), tmp_path, trials)
 
 

@@ -36,7 +36,7 @@ def published(maker: ReleaseMaker, target_store: Store) -> Release:
     )
 
 
-def test_a_sound_release_is_counted_blob_by_blob(target_store: Store, published: Release) -> None:
+def test_a_valid_release_is_counted_blob_by_blob(target_store: Store, published: Release) -> None:
     seen: list[Blob] = []
     report = verify_release(target_store, published, seen.append)
     assert report.num_blobs == len(seen) == len({blob.sha256 for blob in seen}) == 11
@@ -106,7 +106,7 @@ def test_an_items_file_of_another_schema_is_found(maker: ReleaseMaker, target_st
 
 
 def test_shards_that_swapped_places_are_found(maker: ReleaseMaker, target_store: Store) -> None:
-    """An id in the wrong shard's key range could be in two shards at once, and nobody would notice."""
+    """An id in the wrong shard's key range could be in two shards, and nobody would notice."""
     collection = maker.collection("tracks", IDS, unit_vectors(60), num_shards=2)
     one, two = collection.shards
     shards = (dataclasses.replace(two, number=0), dataclasses.replace(one, number=1))

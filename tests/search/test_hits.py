@@ -1,4 +1,4 @@
-"""Whatever a release may hold in a row, a hit can be made of it, and printed, and written as JSON."""
+"""Any row that a release may hold can be returned as a hit, printed, and written as JSON."""
 
 import datetime
 import json
@@ -87,7 +87,7 @@ def in_map(values: pa.Array, ends: list[int]) -> pa.Array:
 
 
 def in_struct(values: pa.Array, ends: list[int]) -> pa.Array:
-    """With a name that is there twice."""
+    """With a repeated name."""
     return pa.StructArray.from_arrays([values, values, pa.array(ends[:-1])], names=["a", "a", "b"])
 
 
@@ -226,6 +226,6 @@ def test_a_null_among_creators_is_left_out() -> None:
     use(pa.table({"title": [None, "x"], "creators": pa.array([[None], None], pa.list_(pa.string()))}))
 
 
-def test_json_has_null_for_what_is_no_number() -> None:
+def test_json_has_null_for_what_is_not_a_number() -> None:
     made = use(pa.table({"loudness": [float("nan"), float("inf"), 0.5]}))
     assert [metadata["loudness"] for metadata in made] == [None, None, 0.5]

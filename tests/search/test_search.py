@@ -111,7 +111,7 @@ def test_equal_scores_are_ordered_by_item_id_across_shards(tmp_path: Path, cache
 def test_of_more_equal_scores_than_k_those_found_are_ordered_by_item_id(
     tmp_path: Path, cache_dir: Path, k: int
 ) -> None:
-    """Which of them are found is up to the graph, as `search` says: here the two best, and copies as there is room."""
+    """Which are found depends on the graph, as `search` says: here the two best, and copies as there is room."""
     item_ids = ["best", "second", *(f"copy-{i:03}" for i in range(50))]
     vectors = np.concatenate([QUERIES[:1], unit_vectors(1, seed=3), np.repeat(VECTORS[:1], 50, axis=0)])
     maker, url = ReleaseMaker(tmp_path), f"file://{tmp_path}/store"
@@ -203,7 +203,7 @@ def test_a_collection_that_does_not_exist_is_refused_at_open(
         open_release(published_url, cache_dir=cache_dir, collections=collections)
 
 
-def test_a_store_without_releases_is_a_clear_error_and_is_not_made(tmp_path: Path, cache_dir: Path) -> None:
+def test_a_store_without_releases_is_a_clear_error_and_is_not_created(tmp_path: Path, cache_dir: Path) -> None:
     with pytest.raises(ConfigError, match="no release in"):
         open_release(f"file://{tmp_path}/missing", cache_dir=cache_dir)
     assert not list(tmp_path.iterdir())

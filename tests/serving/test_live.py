@@ -1,4 +1,4 @@
-"""A live release follows its store and is never worse off for having tried; the cache stays within its bound."""
+"""A live release follows its store, and a failed attempt leaves it as it was; the cache stays within its bound."""
 
 import os
 import threading
@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def publish(store: Store, folder: Path, seed: int, num_items: int = 50) -> Release:
-    """A release whose items are called after its seed."""
+    """A release with items named after its seed."""
     own = folder / f"seed-{seed}"
     own.mkdir()
     maker = ReleaseMaker(own)
@@ -36,7 +36,7 @@ def seed_of(live: LiveRelease) -> str:
     return live.search(QUERY, k=1)[0][0].item_id.split("-")[0]
 
 
-def test_refresh_serves_the_newest_release_and_says_whether_it_flipped(store: Store, tmp_path: Path) -> None:
+def test_refresh_serves_the_newest_release_and_says_whether_it_switched(store: Store, tmp_path: Path) -> None:
     publish(store, tmp_path, 1)
     live = LiveRelease(store.url, cache_dir=tmp_path / "cache")
     assert (seed_of(live), live.refresh()) == ("1", False)
@@ -86,7 +86,7 @@ def test_canaries_that_a_release_cannot_answer_keep_it_from_being_served(store: 
         LiveRelease(store.url, cache_dir=tmp_path / "cache", canaries=["rainy sunday piano"])
 
 
-def test_searches_that_run_during_a_refresh_see_one_release_whole(store: Store, tmp_path: Path) -> None:
+def test_searches_that_run_during_a_refresh_see_one_complete_release(store: Store, tmp_path: Path) -> None:
     publish(store, tmp_path, 1)
     live = LiveRelease(store.url, cache_dir=tmp_path / "cache")
     ended, mixed, seen = threading.Event(), [], set()
@@ -135,7 +135,7 @@ def test_the_cache_drops_what_was_fetched_longest_ago_and_nothing_young(store: S
     assert cache.fetch(store, next(iter(release.blobs().values()))).exists()
 
 
-def test_what_a_killed_download_left_goes(tmp_path: Path, store: Store) -> None:
+def test_files_of_a_killed_download_are_deleted(tmp_path: Path, store: Store) -> None:
     release = publish(store, tmp_path, 1)
     cache = BlobCache(tmp_path / "cache")
     path = cache.fetch(store, next(iter(release.blobs().values())))

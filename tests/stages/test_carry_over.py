@@ -1,4 +1,4 @@
-"""What a shard becomes when its rows change: planned from ids and fingerprints, then written beside its graph."""
+"""What a shard becomes when its rows change: planned from ids and fingerprints, then written next to its graph."""
 
 import hashlib
 from dataclasses import replace
@@ -115,7 +115,7 @@ def test_nothing_changed_gives_the_very_same_shard(shards: Shards) -> None:
     assert shards.update(shard, BASE) == shard
 
 
-def test_changed_new_and_gone_items_leave_the_graph_as_it_is(shards: Shards) -> None:
+def test_changed_new_and_deleted_items_leave_the_graph_as_it_is(shards: Shards) -> None:
     shard = shards.build(BASE)
     now = [("item-03", 1), *BASE[5:], ("new", 0)]
     updated = shards.update(shard, now)
@@ -148,7 +148,9 @@ def test_an_item_that_comes_back_as_it_was_needs_no_new_vector(shards: Shards) -
 
 
 @pytest.mark.parametrize(("num_changed", "is_carried"), [(3, True), (4, False)])
-def test_past_compact_at_the_shard_is_to_be_built_anew(shards: Shards, num_changed: int, is_carried: bool) -> None:
+def test_beyond_compact_at_the_shard_is_rebuilt_from_scratch(
+    shards: Shards, num_changed: int, is_carried: bool
+) -> None:
     """A changed item counts twice, as a tombstone and as a row of a delta: 6 of 40 rows are 0.15."""
     now = [(name, 1) for name, _ in BASE[:num_changed]] + BASE[num_changed:]
     assert (shards.update(shards.build(BASE), now, compact_at=0.15) is not None) == is_carried
@@ -164,7 +166,7 @@ def test_other_metadata_alone_changes_the_metadata_alone(shards: Shards) -> None
         assert set(read_metadata(fetch, updated, "shard")["popularity"].to_pylist()) == {5}
 
 
-def test_metadata_of_tombstones_is_nobodys(shards: Shards) -> None:
+def test_metadata_of_tombstones_belongs_to_nothing(shards: Shards) -> None:
     shard = shards.build(BASE)
     first = shards.update(shard, [*BASE[2:], ("new", 0)])
     assert first is not None
@@ -186,7 +188,7 @@ def test_a_graph_that_the_workspace_has_lost_comes_from_the_release(shards: Shar
     assert shards.content(updated) == expected(BASE[1:])
 
 
-def test_a_release_that_is_damaged_is_not_carried_on(shards: Shards, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_release_that_is_damaged_is_not_carried_over(shards: Shards, caplog: pytest.LogCaptureFixture) -> None:
     shard = shards.build(BASE)
     shards.store.put(blob_key(shard.items.sha256), b"x" * shard.items.size_bytes)
     assert shards.update(shard, BASE[1:]) is None

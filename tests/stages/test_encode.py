@@ -81,7 +81,7 @@ def write_texts(settings: EncodeSettings, texts: dict[str, str]) -> None:
 
 
 def read_vectors(settings: EncodeSettings) -> dict[str, np.ndarray]:
-    """item_id → vector, from all chunks; an id that stands twice fails."""
+    """item_id → vector, from all chunks; a repeated id fails."""
     found: dict[str, np.ndarray] = {}
     for key in list_chunks(settings.workspace, settings.chunks_path):
         with settings.workspace.open(key) as file:

@@ -65,7 +65,7 @@ def test_good_rows_get_text_fingerprint_keys_and_collection(tmp_path: Path) -> N
 
 
 @pytest.mark.case(19)
-def test_bad_rows_tell_reason_file_and_row(tmp_path: Path) -> None:
+def test_bad_rows_name_reason_file_and_row(tmp_path: Path) -> None:
     rows = [
         {"item_id": "1", **ROW, "description": "d"},
         {"item_id": None, **ROW, "description": None},
@@ -91,7 +91,7 @@ def test_a_part_may_be_bad_as_a_whole(tmp_path: Path) -> None:
     assert {"id_key", "fingerprint_key", "collection", "text"} <= set(good.column_names)
 
 
-# --- ready-made vectors ---
+# --- precomputed vectors ---
 
 
 def write_vectors(folder: Path, vectors: pa.Array, **columns: list[Any]) -> Config:
@@ -123,7 +123,7 @@ def test_equal_vectors_have_equal_fingerprints(tmp_path: Path) -> None:
 
 @pytest.mark.case(19)
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf"), 1e38, None])
-def test_vectors_that_cannot_be_normalised_go_aside(tmp_path: Path, value: float | None) -> None:
+def test_vectors_that_cannot_be_normalised_are_set_aside(tmp_path: Path, value: float | None) -> None:
     vectors = pa.array([[1.0, 0.0], [value, value], [0.0, 1.0]], pa.list_(pa.float64()))
     good, bad = check_vectors(write_vectors(tmp_path, vectors))
     assert good["item_id"].to_pylist() == ["0", "2"]
@@ -208,7 +208,7 @@ def test_an_npy_that_does_not_fit_is_refused(tmp_path: Path, vectors: np.ndarray
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK\x03\x04 an npz is a zip", b"\x80\x04K\x01."])
-def test_a_file_that_is_no_npy_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_npy_is_refused(tmp_path: Path, content: bytes) -> None:
     config = npy_config(tmp_path, np.ones((2, 4), np.float32))
     (tmp_path / "v.npy").write_bytes(content)
     with pytest.raises(DataError, match=r"v\.npy: expected a \.npy file") as caught:

@@ -1,4 +1,4 @@
-"""What every store promises, held for a folder and for a real S3 server alike."""
+"""What every store promises, tested with a folder and with a real S3 server."""
 
 import hashlib
 import pickle
@@ -54,7 +54,7 @@ def test_nothing_is_stored_by_looking(store: Store, tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
-def test_missing_key_is_told_apart(store: Store, tmp_path: Path) -> None:
+def test_a_missing_key_is_distinguished(store: Store, tmp_path: Path) -> None:
     store.put("a/b", b"1")
     for read in (store.get, store.open, lambda key: store.get_range(key, 0, 1)):
         for key in ("b", "a", "a/b/c"):
@@ -125,7 +125,7 @@ def test_list_is_sorted_and_takes_plain_prefixes(store: Store) -> None:
     assert all(store.get(info.key).decode() == info.key for info in store.list())
 
 
-def test_list_goes_past_a_page(store: Store) -> None:
+def test_list_continues_past_a_page(store: Store) -> None:
     keys = [f"p/{n:03}" for n in range(30)]
     for key in keys:
         store.put(key, b"123")
@@ -134,7 +134,7 @@ def test_list_goes_past_a_page(store: Store) -> None:
     assert {info.size_bytes for info in infos} == {3}
 
 
-def test_head_and_list_tell_size_time_and_tag(store: Store) -> None:
+def test_head_and_list_give_size_time_and_tag(store: Store) -> None:
     before = store.now()
     store.put("a", b"12345")
     info, (listed,) = store.head("a"), store.list()
@@ -149,11 +149,11 @@ def test_head_and_list_tell_size_time_and_tag(store: Store) -> None:
     assert changed.etag != info.etag
 
 
-def test_a_sha256_that_is_told_is_the_object_s_own(store: Store, tmp_path: Path) -> None:
+def test_a_sha256_that_is_reported_is_the_object_s_own(store: Store, tmp_path: Path) -> None:
     path, sha256 = random_file(tmp_path / "f", MIB)
     verified = store.upload("f", path, sha256)
     store.put("g", path.read_bytes())
-    expected = sha256 if store.url.startswith("s3:") else None  # a folder has none to tell
+    expected = sha256 if store.url.startswith("s3:") else None  # a folder has none
     assert verified == (expected is not None)
     assert [info and info.sha256 for info in (store.head("f"), store.head("g"))] == [expected, expected]
 
@@ -193,7 +193,7 @@ def test_create_knows_its_own_bytes_again(store: Store) -> None:
 
 
 @pytest.mark.case(4)
-def test_of_fifty_creates_at_once_one_wins(store: Store) -> None:
+def test_of_fifty_concurrent_creates_one_wins(store: Store) -> None:
     start = threading.Barrier(NUM_RACERS)
 
     def race(number: int) -> bool:

@@ -37,7 +37,7 @@ uses = pytest.mark.parametrize("use", USES.values(), ids=USES)
 
 @contextmanager
 def one_line(kind: type[NightcrateError], *parts: str) -> Iterator[None]:
-    """The block must raise `kind` with one line that has all `parts`, starts in lower case, and tells no secret."""
+    """The block must raise `kind` with one line that has all `parts`, starts in lower case, and reveals no secret."""
     with pytest.raises(NightcrateError) as caught:
         yield
     text = str(caught.value)
@@ -168,7 +168,7 @@ def test_a_store_that_is_a_file(tmp_path: Path) -> None:
         open_store(f"file://{tmp_path}/f")
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(str(tmp_path / "st"))
     store.put("a", b"old")
 
@@ -183,7 +183,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     assert store.list_uploads() == ()
 
 
-def test_no_hard_links_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lack_of_hard_links_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*paths: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
@@ -247,7 +247,7 @@ def test_a_killed_writer_s_temporary_file_is_listed_and_aborted(tmp_path: Path) 
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A file that is no part of the store `tmp_path/store`."""
+    """A file that is not part of the store `tmp_path/store`."""
     folder = tmp_path / "outside"
     folder.mkdir()
     (folder / "file").write_text("keep me")

@@ -93,18 +93,20 @@ def test_without_faults_the_proxy_is_not_noticed(store: S3Store, tmp_path: Path)
 
 @pytest.mark.case(3)
 @pytest.mark.parametrize("num_lost", [1, MAX_ATTEMPTS])
-def test_a_create_whose_answer_is_lost_is_known_as_ours(
+def test_a_create_whose_answer_is_lost_is_recognised_as_ours(
     store: S3Store, direct: Store, proxy: FaultProxy, num_lost: int
 ) -> None:
     proxy.plan = first(is_method("PUT"), *[DROP_RESPONSE] * num_lost)
     assert store.create("a", b"writer 1")
     assert direct.get("a") == b"writer 1"
-    assert methods(proxy).count("PUT") == max(2, num_lost)  # botocore's repetition, which met a 412
+    assert methods(proxy).count("PUT") == max(2, num_lost)  # botocore's retry, which got a 412
     assert methods(proxy)[-1] == "GET"
 
 
 @pytest.mark.case(3)
-def test_a_create_whose_answer_is_lost_is_known_as_another_s(store: S3Store, direct: Store, proxy: FaultProxy) -> None:
+def test_a_create_whose_answer_is_lost_is_recognised_as_another_s(
+    store: S3Store, direct: Store, proxy: FaultProxy
+) -> None:
     direct.create("a", b"writer 2")
     proxy.plan = first(is_method("PUT"), *[DROP_RESPONSE] * MAX_ATTEMPTS)
     assert not store.create("a", b"writer 1")
@@ -112,7 +114,7 @@ def test_a_create_whose_answer_is_lost_is_known_as_another_s(store: S3Store, dir
 
 
 @pytest.mark.case(3)
-def test_a_create_is_settled_when_reading_back_has_trouble_too(store: S3Store, proxy: FaultProxy) -> None:
+def test_a_create_is_settled_even_when_reading_back_fails(store: S3Store, proxy: FaultProxy) -> None:
     put, get = first(is_method("PUT"), DROP_RESPONSE), first(is_method("GET"), CUT, RESET, UNAVAILABLE)
     proxy.plan = lambda request: put(request) if request.method == "PUT" else get(request)
     assert store.create("a", b"writer 1")
@@ -129,14 +131,14 @@ def test_a_create_that_was_refused_is_tried_again(
     assert direct.get("a") == b"writer 1"
 
 
-def test_a_create_that_cannot_be_told_says_so(store: S3Store, proxy: FaultProxy) -> None:
+def test_a_create_with_an_unknown_outcome_says_so(store: S3Store, proxy: FaultProxy) -> None:
     proxy.plan = always(is_method("PUT"), CONFLICT)
     with pytest.raises(StoreUnavailable, match=f"cannot tell whether {store.url}/a was created"):
         store.create("a", b"writer 1")
     assert methods(proxy).count("PUT") == NUM_TRIES
 
 
-def test_a_create_that_is_not_allowed_says_so_at_once(store: S3Store, proxy: FaultProxy) -> None:
+def test_a_create_that_is_not_allowed_says_so_immediately(store: S3Store, proxy: FaultProxy) -> None:
     proxy.plan = always(is_method("PUT"), Fault(kind="answer", status=403, code="AccessDenied"))
     with pytest.raises(StoreUnavailable, match=r"denied \(AccessDenied\)"):
         store.create("a", b"writer 1")
@@ -185,7 +187,7 @@ def test_a_body_that_breaks_is_fetched_again(store: S3Store, tmp_path: Path, pro
     proxy.plan = first(is_method("GET"), fault)
     store.download("a", tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == data
-    if fault is not ALTER:  # S3 tells no checksum of a range
+    if fault is not ALTER:  # S3 gives no checksum of a range
         proxy.plan = first(is_method("GET"), fault)
         assert store.get_range("a", 1000, MIB) == data[1000:]
 
@@ -296,10 +298,10 @@ def completes(request: Request) -> bool:
     return request.method == "POST" and "uploadId=" in request.path
 
 
-def test_a_completion_whose_answer_is_lost_is_known_as_ours(
+def test_a_completion_whose_answer_is_lost_is_recognised_as_ours(
     store: S3Store, proxy: FaultProxy, large_file: tuple[Path, str]
 ) -> None:
-    """AWS forgets a completed upload, so that botocore's repetition meets a 404; SeaweedFS says yes again."""
+    """AWS forgets a completed upload, so that botocore's retry gets a 404; SeaweedFS says yes again."""
     proxy.plan = first(completes, DROP_RESPONSE, GONE)
     assert store.upload("f", *large_file)
     assert hashlib.sha256(store.get("f")).hexdigest() == large_file[1]
@@ -332,7 +334,7 @@ def test_an_upload_in_one_request_is_tried_again_from_its_start(
 @pytest.mark.parametrize(
     "fault", [Fault(answer_delay_s=1.5), Fault(delay_s=1.5)], ids=["answer too late", "request too late"]
 )
-def test_a_create_that_times_out_is_known_as_ours(
+def test_a_create_that_times_out_is_recognised_as_ours(
     store: S3Store, direct: Store, proxy: FaultProxy, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("indexing.store.s3_client.READ_TIMEOUT_S", 1.0)
@@ -351,7 +353,7 @@ def test_a_storm_ends_in_done_or_unavailable_and_never_in_wrong_data(
     dice, held, num_done = random.Random(seed), dict[str, set[bytes]](), 0
     for number in range(60):
         key, data = f"k/{dice.randrange(8)}", f"{number}".encode() * dice.choice([1, 20_000])
-        possible = held.setdefault(key, {b""})  # b"" stands for absent
+        possible = held.setdefault(key, {b""})  # b"" means absent
         try:
             match dice.choice(["put", "create", "get", "head", "list"]):
                 case "put":

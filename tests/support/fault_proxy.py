@@ -21,7 +21,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 HOLD_S = 10.0
-"""Held requests go on, in order, when no more have come for so long: a plan that waits for too many ends too."""
+"""Held requests continue, in order, when no more have come for so long: so a plan that waits for too many ends too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ CUT = Fault(kind="cut")
 ALTER = Fault(kind="alter")
 """One bit of the response's body is flipped."""
 HOLD = Fault(kind="hold")
-"""Wait until `FaultProxy.hold_count` requests are held, then go on one after the other in a shuffled order."""
+"""Wait until `FaultProxy.hold_count` requests are held, then continue one after the other in a shuffled order."""
 UNAVAILABLE = Fault(kind="answer", status=503, code="ServiceUnavailable")
 SLOW_DOWN = Fault(kind="answer", status=503, code="SlowDown")
 INTERNAL_ERROR = Fault(kind="answer", status=500, code="InternalError")
@@ -91,7 +91,7 @@ def storm(seed: int, share: float, faults: Sequence[Fault]) -> Plan:
 
 
 def without_conditions(access_key: str, secret_key: str) -> Sign:
-    """For `FaultProxy(resign=…)`: a server that ignores If-None-Match. SigV4 covers that header, so it signs anew."""
+    """For `FaultProxy(resign=…)`: a server that ignores If-None-Match. SigV4 covers that header, so it signs again."""
     from botocore.auth import S3SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials
@@ -112,7 +112,7 @@ class FaultProxy:
     """Listens on a free loopback port from `start` to `stop`; its loop runs in a thread of its own."""
 
     def __init__(self, target: str, seed: int = 0, hold_count: int = 2, resign: Sign | None = None) -> None:
-        """`resign` gives the headers to forward in place of the request's own, for changes that break a signature."""
+        """`resign` returns the headers to forward in place of the request's own, for changes that break a signature."""
         parts = urlsplit(target)
         assert parts.hostname is not None
         self._target = (parts.hostname, parts.port or 80)
@@ -173,7 +173,7 @@ class FaultProxy:
             await writer.drain()
             if fault.kind in ("reset", "drop_response"):
                 writer.transport.abort()
-        except (ConnectionError, asyncio.IncompleteReadError):  # the client has gone, as clients do
+        except (ConnectionError, asyncio.IncompleteReadError):  # the client has disconnected, as clients do
             pass
         finally:
             writer.close()
@@ -221,7 +221,7 @@ class FaultProxy:
             writer.close()
 
     async def _hold(self) -> asyncio.Event:
-        """Wait for this request's turn; gives the event to set when it is answered."""
+        """Wait for this request's turn; returns the event to set when it is answered."""
         turn: asyncio.Future[asyncio.Event] = self._loop.create_future()
         self._held.append(turn)
         if len(self._held) >= self.hold_count:

@@ -23,7 +23,7 @@ def rclone_binary() -> Path | None:
 
 @contextmanager
 def rclone_server(binary: Path, folder: Path, access_key: str, secret_key: str) -> Iterator[str]:
-    """Serve `folder`, whose subfolders are the buckets; gives the endpoint."""
+    """Serve `folder`, whose subfolders are the buckets; returns the endpoint."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

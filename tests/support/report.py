@@ -1,4 +1,4 @@
-"""Counts what each reliability case was tried with and how often it held, and prints the table of `make faults`.
+"""Counts how often each reliability case was tried and how often it held, and prints the table of `make faults`.
 
 A test says which cases it serves with `@pytest.mark.case(4)`, or `case(2, 24)`. It counts as one trial that held if it
 passed; one that makes many asks for the fixture `trials` and counts them itself. The counts travel with the test's

@@ -1,4 +1,4 @@
-"""Nights, prunes, pins, rollbacks and readers at once in a simulated world, and what must hold whatever the order."""
+"""Nights, prunes, pins, rollbacks and readers at once in a simulated world, and what must hold in any order."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Truth(Observer):
     objects: dict[str, tuple[bytes, float]] = field(default_factory=dict)
     committed: dict[int, bytes] = field(default_factory=dict)
     confirmed: set[int] = field(default_factory=set)
-    """Releases that nobody may lose a blob of any more, as long as they are protected."""
+    """Releases that must not lose a blob any more, as long as they are protected."""
     pinned: set[int] = field(default_factory=set)
     lease_holders: dict[str, Process] = field(default_factory=dict)
     """By the key of the lease file: who created it."""
     late: set[str] = field(default_factory=set)
-    """Keys that were deleted by a DELETE which came when the prune's lease had expired: not promised."""
+    """Keys that were deleted by a DELETE that arrived when the prune's lease had expired: not promised."""
 
     def before_write(self, key: str, data: bytes) -> None:
         self.late.discard(key)
@@ -131,7 +131,7 @@ class Runs:
 
     def night(self) -> None:
         store, dice = self.store(), self.world.dice
-        # The owner's name tells nothing: containers that cron starts have the same host name, process and second.
+        # The owner's name identifies nobody: containers that cron starts have the same host name, process and second.
         with hold_lease(store, "process 1 on nightly", wait=self.waits()) as lease:
             parent = read_release(store)
             contents = dice.sample(range(len(CONTENTS)), dice.choice([2, 3, 4]))

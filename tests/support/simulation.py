@@ -125,7 +125,7 @@ class World:
         heapq.heappush(self.queue, (at_s, self.num_pushed, task.turn, task))
 
     def pause(self, seconds: float) -> None:
-        """Lets others run for so long, and longer while this process is stopped."""
+        """Lets others run for that long, and longer while this process is stopped."""
         task = self.current
         assert task is not None
         if not task.process.is_killed:

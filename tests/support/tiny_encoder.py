@@ -31,7 +31,7 @@ def write_tiny_encoder(folder: Path, texts: Iterable[str], seed: int = 7) -> Pat
     with torch.no_grad():
         for value in model.parameters():
             if value.ndim > 1:
-                value.mul_(4.0)  # at their usual size random weights make all texts much alike
+                value.mul_(4.0)  # at their usual size random weights make all texts very similar
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -1,4 +1,4 @@
-"""A whole small release, made from random vectors, for the tests of release, search and verify."""
+"""A complete small release, made from random vectors, for the tests of release, search and verify."""
 
 import hashlib
 from collections.abc import Callable
@@ -70,7 +70,7 @@ class ReleaseMaker:
         return Collection(name=name, item_types=(name,), num_items=len(item_ids), ef_search=50, shards=tuple(shards))
 
     def shard(self, number: int, item_ids: list[str], index: Path) -> Shard:
-        """The shard of a graph that is built, with items and metadata beside it."""
+        """The shard of a graph that is built, with items and metadata next to it."""
         fingerprints = [hashlib.blake2b(item_id.encode(), digest_size=16).digest() for item_id in item_ids]
         items = index.with_suffix(".items.parquet")
         pq.write_table(pa.table([item_ids, fingerprints], schema=ITEMS_SCHEMA), items)
@@ -87,7 +87,7 @@ class ReleaseMaker:
     def changed(
         self, shard: Shard, gone: list[int], item_ids: list[str], vectors: np.ndarray, version: int = 1
     ) -> Shard:
-        """The shard after these labels of it have gone, and these items have come in one more delta."""
+        """The shard after these labels were deleted, and these items were added in one more delta."""
         path = self.folder / f"delta-{shard.number}-{shard.num_rows}"
         texts = [item_id if version == 1 else f"{item_id} {version}" for item_id in item_ids]
         fingerprints = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]

@@ -23,7 +23,7 @@ def test_a_step_is_the_same_whenever_it_is_asked_for() -> None:
     assert make_steps(tiny_training(seed=2)).step(7).queries != first.queries
 
 
-def test_the_pairs_own_item_stands_in_its_column_and_is_known() -> None:
+def test_the_pairs_own_item_is_in_its_column_and_is_known() -> None:
     step = make_steps(tiny_training()).step(0)
     titles: dict[str, set[str]] = {}
     texts = dict(zip(ITEMS["item_id"].to_pylist(), ITEMS["text"].to_pylist(), strict=True))

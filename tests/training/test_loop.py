@@ -109,7 +109,7 @@ def test_the_same_seed_gives_the_same_weights(model: Path) -> None:
     assert torch.equal(train(), train())
 
 
-def test_a_training_that_goes_on_from_a_checkpoint_ends_with_the_weights_of_one_that_never_stopped(
+def test_a_training_that_resumes_from_a_checkpoint_ends_with_the_weights_of_one_that_never_stopped(
     model: Path, tmp_path: Path
 ) -> None:
     settings = tiny_training(steps=20)  # of 10 and less, the average is the last step

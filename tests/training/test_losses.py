@@ -34,12 +34,12 @@ def test_the_loss_is_the_mean_of_both_directions_written_out() -> None:
     assert loss_of(queries, candidates, targets()) == pytest.approx((forward + backward) / 2, rel=1e-5)
 
 
-def test_another_positive_of_a_query_is_no_negative_of_it() -> None:
+def test_another_positive_of_a_query_is_not_its_negative() -> None:
     queries, candidates = batch()
     known = targets()
     known.is_positive_PC[0, 5] = True
     hidden = loss_of(queries, candidates, known)
-    candidates[5] = -candidates[5]  # where it lies for query 0 must not matter, but it does for the others
+    candidates[5] = -candidates[5]  # where it is for query 0 must not matter, but it does for the others
     without = torch.cat([candidates[:5], -candidates[5:]])
     scores = np.exp((queries @ without.T).numpy() / TEMPERATURE)
     scores[0, 5] = 0

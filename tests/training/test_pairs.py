@@ -224,7 +224,7 @@ def test_queries_of_an_item_depend_on_seed_and_item_alone() -> None:
 # --- folds ---
 
 
-def test_a_group_lies_in_one_fold_whatever_its_rows() -> None:
+def test_a_group_is_in_one_fold_whatever_its_rows() -> None:
     groups = [f"g{number % 50}" for number in range(500)]
     folds = split_groups(groups, 5, SEED)
     assert folds.dtype == np.int64
@@ -235,7 +235,7 @@ def test_a_group_lies_in_one_fold_whatever_its_rows() -> None:
     assert split_groups([], 5, SEED).shape == (0,)
 
 
-def test_folds_are_the_same_for_ever() -> None:
+def test_folds_never_change() -> None:
     assert split_groups(["jazz", "blues", "キャンプ"], 1000, SEED).tolist() == [578, 128, 330]
 
 

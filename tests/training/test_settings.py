@@ -44,7 +44,7 @@ def test_what_cannot_work_is_refused_by_name(tmp_path: Path, override: str, mess
         load_config(str(path), [override])
 
 
-def test_the_rate_rises_then_falls_to_nothing() -> None:
+def test_the_rate_rises_then_falls_to_zero() -> None:
     settings = TrainingConfig(steps=100, warmup=0.1)
     rates = [settings.rate_at(step) for step in range(100)]
     assert rates[:10] == pytest.approx([step / 10 for step in range(1, 11)])

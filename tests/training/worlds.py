@@ -17,7 +17,7 @@ NUM_ITEMS = 400
 
 
 def make_items() -> list[dict[str, Any]]:
-    """Each item is of one sound; its title says which, and what else is in it is noise."""
+    """Each item is of one sound; its title says which, and everything else in it is noise."""
     generator = np.random.default_rng(5)
     return [
         {
