@@ -24,9 +24,7 @@ class Converted:
 
 
 def convert_file(store: Store, info: ObjectInfo, workspace: Store) -> tuple[str, tuple[ObjectInfo, ...]]:
-    """(what changes with the rows of the file, its Parquet files). Raises DataError for one without rows'
-    form.
-    """
+    """(what changes with the rows of the file, its Parquet files). Raises what `read_tables` raises."""
     source, name = store.describe(info.key), info.key.lower()
     with open_listed(store, info) as file:
         digest = fingerprint(FORMAT, kind_of(name), name.endswith(".gz"), content_digest(store, info, file))
@@ -38,7 +36,8 @@ def convert_file(store: Store, info: ObjectInfo, workspace: Store) -> tuple[str,
         keys = []
         for number, table in enumerate(read_tables(file, info.key, source)):
             keys.append(artifact.key(f"{number:05d}.parquet"))
-            workspace.put(keys[-1], parquet_bytes(table, row_group_size=ROW_GROUP_ROWS))
+            if workspace.head(keys[-1]) is None:  # a run that works at the same time may read it already
+                workspace.put(keys[-1], parquet_bytes(table, row_group_size=ROW_GROUP_ROWS))
     artifact.write(Converted(keys=tuple(keys)))
     return digest, find_all(workspace, keys)
 

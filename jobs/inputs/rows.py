@@ -9,10 +9,24 @@ import pyarrow.compute as pc
 from indexing.catalogue.contract import conform_table, split_rows
 from indexing.catalogue.text import parse_templates, render_texts, row_fingerprints
 from indexing.key_ranges import id_keys
+from indexing.search.values import plain_value
 from jobs.config.schema import Config
-from jobs.inputs.catalogue import Part, Source
+from jobs.inputs.catalogue import RESERVED, Part, Source
 from jobs.inputs.precomputed_vectors import Npy, column_vectors, fill_titles, fill_types, normalise, vector_fingerprints
 from jobs.workspace.vectors import VECTOR, vector_column, vectors_of
+
+POSITION = "nightcrate:position"
+"""Of a row in its part; a column while the part is checked."""
+MAX_EXCERPT = 200
+BAD_ROWS = pa.schema(
+    [
+        pa.field("source_file", pa.string()),
+        pa.field("source_row", pa.int64()),
+        pa.field("item_id", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("excerpt", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -36,15 +50,36 @@ def row_rules(config: Config, source: Source) -> RowRules:
 
 
 def check_part(part: Part, rules: RowRules) -> tuple[pa.Table, pa.Table]:
-    """(good rows with `text` or `vector`; bad rows with a reason), both with source_part and source_row."""
+    """(good rows with `text` or `vector`, and source_part and source_row; bad rows as BAD_ROWS)."""
     raw = part.read()
     rows = pa.array(range(part.first_row, part.first_row + raw.num_rows), pa.int64())
     if "source_row" in raw.column_names:  # lines of the file that were no rows count too
         rows = raw["source_row"]
     table = conform_table(raw, rules.schema)
     table = table.append_column("source_part", pa.repeat(part.number, table.num_rows)).append_column("source_row", rows)
+    table = table.append_column(POSITION, pa.array(range(table.num_rows), pa.int64()))
     good, bad = add_vectors(part, rules, raw, table) if rules.text is None else add_texts(rules.text, rules, table)
-    return good, bad.append_column("source_file", pa.repeat(part.name, bad.num_rows))
+    return good.drop_columns(POSITION), describe_bad(part, raw, bad)
+
+
+def describe_bad(part: Part, raw: pa.Table, bad: pa.Table) -> pa.Table:
+    excerpts = [excerpt(raw, position) for position in bad[POSITION].to_pylist()]
+    columns = {
+        "source_file": pa.repeat(part.name, bad.num_rows),
+        **{name: bad[name] for name in ("source_row", "item_id", "reason")},
+        "excerpt": pa.array(excerpts, pa.string()),
+    }
+    return pa.table(columns, schema=BAD_ROWS)
+
+
+def excerpt(raw: pa.Table, row: int) -> str:
+    """The beginning of a row as it came: the text of its line where it is none, else its columns and their values."""
+    line = plain_value(raw["text"][row]) if "text" in raw.column_names else None
+    if line is None:
+        columns = [name for name in raw.column_names if name not in RESERVED | {VECTOR}]
+        values = {name: plain_value(raw[name][row]) for name in columns}
+        line = "; ".join(f"{name}: {str(value)[:MAX_EXCERPT]}" for name, value in values.items() if value is not None)
+    return str(line)[:MAX_EXCERPT]
 
 
 def add_texts(text: dict[str, str], rules: RowRules, table: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -62,8 +97,8 @@ def add_vectors(part: Part, rules: RowRules, raw: pa.Table, table: pa.Table) -> 
     if rules.npy:
         vectors = rules.npy.read_rows(part.first_row, raw.num_rows)
     else:
-        vectors = column_vectors(raw[VECTOR], part.store.describe(part.key))
-    vectors, unusable = normalise(vectors[good["source_row"].to_numpy() - part.first_row])
+        vectors = column_vectors(raw[VECTOR], part.source)
+    vectors, unusable = normalise(vectors[good[POSITION].to_numpy()])
     good = good.append_column(VECTOR, vector_column(vectors))
     return move_bad(good, bad, pa.array(unusable), "its vector is zero or not finite")
 

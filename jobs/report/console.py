@@ -1,11 +1,16 @@
 """The tables that a run ends with, from its record."""
 
+from collections.abc import Mapping
+
 from rich.console import Console
 from rich.table import Table
 
 from indexing.release.report import BuildReport
+from jobs.report.terminal import printable
 from jobs.run import Run
 from jobs.run_record import RunRecord
+
+MAX_REASONS = 10
 
 
 def print_record(run: Run, record: RunRecord) -> None:
@@ -25,12 +30,23 @@ def print_record(run: Run, record: RunRecord) -> None:
         )
     console.print(table, markup=False)
     if record.quarantined and record.quarantine_key:
-        where = run.workspace.describe(record.quarantine_key)
-        console.print(f"quarantined {record.num_quarantined:,} rows: {where}", markup=False, soft_wrap=True)
+        print_quarantine(console, record.quarantined, run.workspace.describe(record.quarantine_key))
     if record.report and record.report_key:
         print_report(console, record.report, run.workspace.describe(record.report_key))
     if record.release is not None:
         print_release(console, record, run.config.store)
+
+
+def print_quarantine(console: Console, quarantined: Mapping[str, int], where: str) -> None:
+    """How many rows were set aside, and why: the most frequent reasons."""
+    total = sum(quarantined.values())
+    console.print(f"set aside {total:,} rows: {where}", markup=False, soft_wrap=True)
+    ordered = sorted(quarantined.items(), key=lambda item: (-item[1], item[0]))
+    for reason, count in ordered[:MAX_REASONS]:
+        console.print(f"  {count:,}  {printable(reason)}", markup=False, soft_wrap=True)
+    if len(ordered) > MAX_REASONS:
+        rest = sum(count for _, count in ordered[MAX_REASONS:])
+        console.print(f"  {rest:,}  for {len(ordered) - MAX_REASONS} other reasons", markup=False, soft_wrap=True)
 
 
 def print_report(console: Console, report: BuildReport, where: str) -> None:

@@ -2,7 +2,7 @@
 
 Each part becomes runs in the workspace: `items-N` sorted by id key, which `build` reads by range, and `texts-N` sorted
 by fingerprint, which `encode` reads by range (or `vectors-N`, sorted by id key, where vectors come precomputed). Bad
-rows go to `quarantine/`. No process ever sees more than one part, or one range of ids.
+rows are listed in `quarantine.csv`. No process ever sees more than one part, or one range of ids.
 """
 
 from collections import Counter
@@ -21,13 +21,14 @@ from jobs.inputs.catalogue import Part, Source
 from jobs.inputs.inputs import Inputs
 from jobs.inputs.rows import RowRules, add_keys, check_part
 from jobs.run import Run
+from jobs.stages.quarantine import DUPLICATE, write_bad_rows, write_quarantine
 from jobs.workspace.artifact import Artifact
 from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.records import Prepared
-from jobs.workspace.runs import parquet_bytes, read_parts, run_key, write_run
+from jobs.workspace.runs import read_parts, run_key, write_run
 from jobs.workspace.vectors import VECTOR
 
-FORMAT = 2
+FORMAT = 3
 ROWS_PER_DUPLICATE_CHECK = 1_000_000
 ITEM_ORDER = ["collection", "id_key", "item_id", "source_part", "source_row"]
 
@@ -36,6 +37,7 @@ ITEM_ORDER = ["collection", "id_key", "item_id", "source_part", "source_row"]
 class PartCounts:
     """What preparing a part found."""
 
+    number: int
     num_rows: int
     reasons: Counter[str]
     """Reason → number of quarantined rows."""
@@ -71,6 +73,10 @@ def prepare(run: Run, inputs: Inputs) -> Prepared:
             bar.advance(counts.num_rows)
         checks = find_all_duplicates(run.workspace, path, source, len(parts))
     prepared = summarise(path, source, parts, checks)
+    if prepared.quarantined:
+        with_bad = [counts.number for counts in parts if counts.reasons]
+        ranges = prepared.duplicate_ranges
+        write_quarantine(run.workspace, path, prepared.quarantine_key, source.parts, with_bad, ranges)
     check_quarantine(run, prepared)
     artifact.write(prepared)
     return prepared
@@ -92,7 +98,7 @@ def prepare_part(
     good, bad = check_part(part, rules)
     good = add_keys(good, rules, encoder_fingerprint)
     if bad.num_rows:
-        workspace.put(f"{path}/quarantine/{part.number:05d}.parquet", parquet_bytes(bad))
+        write_bad_rows(workspace, path, part.number, bad)
     payload = VECTOR if rules.text is None else "text"
     items = good.drop_columns([payload, "fingerprint_key"])
     write_run(workspace, run_key(path, "items", part.number), items, sort_by=ITEM_ORDER)
@@ -102,7 +108,8 @@ def prepare_part(
     else:
         vectors = good.select(["id_key", "item_id", "fingerprint", VECTOR])
         write_run(workspace, run_key(path, "vectors", part.number), vectors, sort_by=vectors.column_names[:3])
-    return PartCounts(good.num_rows + bad.num_rows, Counter(bad["reason"].to_pylist()), peak_memory_bytes())
+    reasons = Counter(bad["reason"].to_pylist())
+    return PartCounts(part.number, good.num_rows + bad.num_rows, reasons, peak_memory_bytes())
 
 
 def find_all_duplicates(workspace: Store, path: str, source: Source, num_parts: int) -> list[RangeCheck]:
@@ -141,7 +148,7 @@ def summarise(path: str, source: Source, parts: Sequence[PartCounts], checks: Se
     reasons: Counter[str] = sum((counts.reasons for counts in parts), Counter())
     if num_duplicates := sum(check.num_duplicates for check in checks):
         examples = sorted(example for check in checks for example in check.examples)[:3]
-        reasons[f"item_id is already in an earlier row, such as {', '.join(examples)}"] = num_duplicates
+        reasons[f"{DUPLICATE}, such as {', '.join(examples)}"] = num_duplicates
     return Prepared(
         path=path,
         catalogue_fingerprint=source.fingerprint,

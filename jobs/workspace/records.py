@@ -29,7 +29,7 @@ class Prepared:
 
     @property
     def quarantine_key(self) -> str:
-        return f"{self.path}/quarantine"
+        return f"{self.path}/quarantine.csv"
 
     @property
     def num_quarantined(self) -> int:

@@ -21,6 +21,7 @@ from jobs.inputs.catalogue import scan_source
 from jobs.inputs.files import open_listed
 from jobs.inputs.interactions import read_interactions
 from jobs.inputs.queries import read_queries
+from jobs.inputs.text_files import read_tables
 
 REPLACED = "expected the file that this run has listed, it was replaced or deleted since"
 
@@ -76,6 +77,25 @@ def test_a_catalogue_that_is_replaced_between_its_listing_and_its_footer_is_not_
     monkeypatch.setattr("jobs.inputs.catalogue.list_files", list_then_replace)
     with pytest.raises(DataError, match=REPLACED):
         scan_source(config_of(tmp_path / "c", catalogue={**CATALOGUE, "path": store_url}))
+
+
+@pytest.mark.case(30)
+def test_a_csv_that_is_replaced_while_it_is_converted_is_not_read(
+    store: Store, store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("a.csv", b"item_id,title\n1,a\n")
+
+    def read_then_replace(*arguments: Any) -> Any:
+        yield from read_tables(*arguments)
+        store.put("a.csv", b"item_id,title\n1,b\n")
+
+    config = config_of(tmp_path / "c", catalogue={**CATALOGUE, "path": f"{store_url}/a.csv"})
+    with monkeypatch.context() as patch, pytest.raises(DataError, match=REPLACED):
+        patch.setattr("jobs.inputs.converted.read_tables", read_then_replace)
+        scan_source(config)
+        if store.url.startswith("s3"):  # where what was opened is what is read
+            raise DataError(REPLACED)
+    assert scan_source(config).parts[0].read()["title"].to_pylist() == ["b"]
 
 
 @pytest.mark.case(30)

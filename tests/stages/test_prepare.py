@@ -14,7 +14,7 @@ from indexing.key_ranges import id_keys
 from jobs.config.load import load_config
 from jobs.config.schema import Config
 from jobs.inputs.catalogue import Part, Source, scan_source
-from jobs.inputs.rows import add_keys, check_part, row_rules
+from jobs.inputs.rows import BAD_ROWS, MAX_EXCERPT, add_keys, check_part, row_rules
 from jobs.workspace.vectors import VECTOR, vectors_of
 
 ENCODER = "0" * 32
@@ -74,6 +74,8 @@ def test_bad_rows_name_reason_file_and_row(tmp_path: Path) -> None:
     ]
     good, bad = check_texts(tmp_path, rows)
     assert good["item_id"].to_pylist() == ["1"]
+    assert bad.schema == BAD_ROWS
+    assert bad["excerpt"].to_pylist()[-1] == "item_id: 3; item_type: show; title: t; description:  "
     found = [(row["source_row"], row["item_id"], row["reason"], row["source_file"]) for row in bad.to_pylist()]
     assert sorted(found) == [
         (1, None, "item_id is null or blank", "a.parquet"),
@@ -89,6 +91,27 @@ def test_a_part_may_be_bad_as_a_whole(tmp_path: Path) -> None:
     )
     assert (good.num_rows, bad.num_rows) == (0, 2)
     assert {"id_key", "fingerprint_key", "collection", "text"} <= set(good.column_names)
+
+
+@pytest.mark.case(19)
+def test_an_excerpt_is_short_and_shows_what_came_whatever_it_was(tmp_path: Path) -> None:
+    (tmp_path / "catalogue").mkdir()
+    columns = {
+        "item_id": ["1", "2"],
+        "item_type": ["track"] * 2,
+        "title": pa.array([b"caf\xe9 = 1", b""]).view(pa.string()),
+        "plays": pa.array([2**40, 7], pa.timestamp("s")),
+        "popularity": ["many", "x" * 10_000],
+        "more": [{"a": [1]}, None],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "catalogue" / "a.parquet")
+    config = make_config(tmp_path)
+    source = scan_source(config)
+    _, bad = check(config, source.parts[0], source, ENCODER)
+    first, second = bad["excerpt"].to_pylist()
+    assert first.startswith("item_id: 1; item_type: track; title: caf\ufffd = 1; plays: ")
+    assert first.endswith("; popularity: many; more: {'a': [1]}")
+    assert len(second) == MAX_EXCERPT
 
 
 # --- precomputed vectors ---

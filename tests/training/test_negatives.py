@@ -54,6 +54,8 @@ def test_rows_of_negatives_follow_the_query_of_each_pair() -> None:
     assert Mined().rows(table, items).shape == (3, 0)
 
 
-def test_the_sample_shows_rank_and_score() -> None:
-    mined = Mined({"calm": [Negative("c", 3, 0.5)]})
-    assert mined.sample(5).decode() == "query,rank,score,item_id\ncalm,3,0.5000,c\n"
+def test_the_sample_shows_rank_and_score_and_no_cell_is_a_formula() -> None:
+    mined = Mined({"calm": [Negative("c", 3, 0.5)], "=1+1": [Negative("@x", 4, -0.25)]})
+    lines = mined.sample(5).decode().splitlines()
+    assert lines[0] == "query,rank,score,item_id"
+    assert sorted(lines[1:]) == ["'=1+1,4,-0.25,'@x", "calm,3,0.5,c"]

@@ -4,8 +4,6 @@ Only candidates that score clearly below the best known positive are taken (posi
 et al. 2024, arXiv:2407.15831): most items that rank higher are relevant, just not known to be.
 """
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from indexing.store.cache import BlobCache, default_cache_folder
 from jobs.config.training import NegativesConfig
 from jobs.inputs.queries import sample_queries
 from jobs.quality.full_search import ReleaseFiles, search_release
+from jobs.workspace.spreadsheet import csv_bytes
 
 QUERIES_PER_BLOCK = 1024
 NO_NEGATIVES = np.empty((1, 0), np.int64)
@@ -58,13 +57,10 @@ class Mined:
 
     def sample(self, num_queries: int) -> bytes:
         """CSV for a person to look at: query, rank, score, item_id of queries chosen by hash."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["query", "rank", "score", "item_id"])
-        for query in sample_queries(list(self.by_query), num_queries):
-            for negative in self.by_query[query]:
-                writer.writerow([query, negative.rank, f"{negative.score:.4f}", negative.item_id])
-        return text.getvalue().encode()
+        queries = sample_queries(list(self.by_query), num_queries)
+        found = [(query, negative) for query in queries for negative in self.by_query[query]]
+        rows = [(query, one.rank, round(one.score, 4), one.item_id) for query, one in found]
+        return csv_bytes([("query", "rank", "score", "item_id"), *rows])
 
 
 def mine(release: Release, store: Store, workspace: Store, pairs: pa.Table, settings: NegativesConfig) -> Mined:
