@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli import build, diff, learn, prune, search, store, submit
+from jobs.cli import build, diff, init, learn, prune, search, store, submit
 from jobs.cli.group import OUTPUT_PANEL, Command, Commands
 from jobs.cli.output import LOG_FORMATS, output_of
 
@@ -31,6 +31,7 @@ PASSES_ON = "submit"
 
 COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
     "Make a release": [
+        ("init", init.init, "nightcrate init tracks.csv --out configs/my.yaml"),
         ("nightly", build.nightly, "nightcrate nightly -c configs/demo.yaml index.M=24"),
         ("plan", build.plan, "nightcrate plan -c configs/demo.yaml"),
         ("encode", build.encode, "nightcrate encode -c configs/demo.yaml encoder.device=cpu"),

@@ -107,24 +107,30 @@ def scan_source(config: Config) -> Source:
     CSV and JSON lines are converted into the workspace first, where they are not yet. Raises ConfigError when there
     are no files, DataError on a wrong schema.
     """
-    setting, path = source_path(config)
-    store, files = list_files(path, config.s3, setting, ROWS if setting == "catalogue.path" else PARQUET)
-    num_threads = SCAN_THREADS if kind_of(files[0].key) == "Parquet" else CONVERT_THREADS
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="scan") as pool:
-        found = list(pool.map(lambda info: scan_file(config, store, info), files))
-    scans = [scan for _, of_file in found for scan in of_file]
+    found = scan_files(config)
+    scans = [scan for _, _, of_file in found for scan in of_file]
     num_rows = sum(scan.metadata.num_rows for scan in scans)
     if not num_rows:
-        raise DataError(f"{setting}: expected rows at {path}, got none in {len(files)} files")
+        setting, path = source_path(config)
+        raise DataError(f"{setting}: expected rows at {path}, got none in {len(found)} files")
     scans = read_columns(config, scans)
     parts: list[Part] = []
     for scan in scans:
         parts += split_file(scan, first_number=len(parts))
-    digests = [(info.key, digest) for info, (digest, _) in zip(files, found, strict=True)]
+    digests = [(info.key, digest) for info, digest, _ in found]
     if npy := find_npy(config, num_rows):
         digests.append((npy.info.key, npy.digest))
     rules = [config.catalogue.columns] if config.catalogue.columns else []
     return Source(parts, unify(scans), num_rows, fingerprint(digests, *rules), npy)
+
+
+def scan_files(config: Config) -> list[tuple[ObjectInfo, str, list[ScannedFile]]]:
+    """Of each of the user's files: as it was listed, what changes with its rows, the Parquet files that have them."""
+    setting, path = source_path(config)
+    store, files = list_files(path, config.s3, setting, ROWS if setting == "catalogue.path" else PARQUET)
+    num_threads = SCAN_THREADS if kind_of(files[0].key) == "Parquet" else CONVERT_THREADS
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="scan") as pool:
+        return list(pool.map(lambda info: (info, *scan_file(config, store, info)), files))
 
 
 def scan_file(config: Config, store: Store, info: ObjectInfo) -> tuple[str, list[ScannedFile]]:

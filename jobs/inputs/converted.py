@@ -31,7 +31,7 @@ def convert_file(store: Store, info: ObjectInfo, workspace: Store) -> tuple[str,
         artifact = Artifact(workspace, f"converted/{digest}", Converted)
         if (done := artifact.read()) and (found := find_all(workspace, done.keys)):
             return digest, found
-        logger.info("%s: is read once, into the workspace", source)
+        logger.info("%s: converting to Parquet", source)
         file.seek(0)
         keys = []
         for number, table in enumerate(read_tables(file, info.key, source)):
