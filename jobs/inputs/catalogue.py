@@ -19,6 +19,7 @@ from jobs.inputs.files import (
     PARQUET,
     ROWS,
     content_digest,
+    folder_columns,
     kind_of,
     list_files,
     open_listed,
@@ -161,21 +162,25 @@ def read_columns(config: Config, scans: Sequence[ScannedFile]) -> list[ScannedFi
     """
     rules, item_types = column_rules(config.catalogue), list(config.item_types())
     require_sources(rules, scans)
-    scans = [replace(scan, columns=Columns(rules)) for scan in scans]
+    scans = [replace(scan, columns=Columns(rules, folder_columns(scan.name))) for scan in scans]
     names: dict[str, list[str]] = {}
     for scan in scans:
         names.setdefault(scan.source, []).extend(scan.arranged().names)
     changed = []
     for scan in scans:
         has_types = "item_type" in names[scan.source] or len(item_types) > 1 or config.vectors.path
-        scan = replace(scan, columns=Columns(rules, {} if has_types else {"item_type": item_types[0]}))
+        if not has_types:
+            constants = {**scan.columns.constants, "item_type": item_types[0]}
+            scan = replace(scan, columns=Columns(rules, constants))
         changed.append(replace(scan, schema=check_schema(config, scan.arranged(), names[scan.source], scan.source)))
     return changed
 
 
 def require_sources(rules: Mapping[str, ColumnRule], scans: Sequence[ScannedFile]) -> None:
     """Raises DataError for a rule whose column no file has."""
-    names = sorted({name for scan in scans for name in scan.schema.names} - set(INTERNAL))
+    names = sorted(
+        {name for scan in scans for name in (*scan.schema.names, *folder_columns(scan.name))} - set(INTERNAL)
+    )
     for name, rule in rules.items():
         if rule.name not in names:
             near = difflib.get_close_matches(rule.name, names, n=1)

@@ -43,7 +43,7 @@ def column_rules(catalogue: CatalogueConfig) -> dict[str, ColumnRule]:
 
 
 def arrange(table: pa.Table, columns: Columns, source: str) -> pa.Table:
-    """`table` with the columns that rules name under their new names, after those that no rule takes; then constants.
+    """`table` with constants, and with the columns that rules name under their new names, after those that none takes.
 
     Raises DataError, naming `source`, for a column that is there twice, or is to be split and is no text.
     """
@@ -51,17 +51,17 @@ def arrange(table: pa.Table, columns: Columns, source: str) -> pa.Table:
     if len(set(names)) < len(names):
         repeated = min(name for name in names if names.count(name) > 1)
         raise DataError(f"{source}: expected each column once, got {repeated!r} twice")
-    if columns.rules:
-        taken = {rule.name for rule in columns.rules.values()} | set(columns.rules)
-        arranged = {name: table[name] for name in names if name not in taken}
-        for name, rule in columns.rules.items():
-            if rule.name in names:
-                arranged[name] = read_column(table[rule.name], rule, f"{source}: catalogue.columns.{name}")
-        table = pa.table(arranged)
     for name, value in columns.constants.items():
-        if name not in table.column_names:
+        if name not in names:
             table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
-    return table
+    if not columns.rules:
+        return table
+    taken = {rule.name for rule in columns.rules.values()} | set(columns.rules)
+    arranged = {name: table[name] for name in table.column_names if name not in taken}
+    for name, rule in columns.rules.items():
+        if rule.name in table.column_names:
+            arranged[name] = read_column(table[rule.name], rule, f"{source}: catalogue.columns.{name}")
+    return pa.table(arranged)
 
 
 def read_column(column: pa.ChunkedArray, rule: ColumnRule, setting: str) -> pa.ChunkedArray:

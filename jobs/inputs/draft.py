@@ -4,7 +4,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from indexing.errors import DataError
 from jobs.config.paths import SCHEME
 from jobs.config.schema import CatalogueConfig, CollectionConfig, Config
 from jobs.inputs.catalogue import ScannedFile, scan_files, scan_source
-from jobs.inputs.columns import INTERNAL
+from jobs.inputs.columns import INTERNAL, Columns, arrange
+from jobs.inputs.files import folder_columns
 from jobs.inputs.rows import check_part, row_rules
 
 NAMES = {
@@ -105,6 +106,7 @@ def read_sample(scans: Sequence[ScannedFile], path: str) -> pa.Table:
                 if INTERNAL.keys() & set(table.column_names):
                     table = table.filter(pc.is_null(table["nightcrate:reason"]))
                 if table.num_rows:
+                    table = arrange(table, Columns(constants=folder_columns(scan.name)), scan.source)
                     return table.select([name for name in table.column_names if name not in INTERNAL])
     raise DataError(f"{path}: expected rows, got none")
 
@@ -153,12 +155,20 @@ def find_separator(column: pa.ChunkedArray, separators: str) -> str | None:
 def read_types(scans: Sequence[ScannedFile], source: str) -> list[str]:
     """The item types of all rows, sorted."""
     found: set[str] = set()
-    for scan in (scan for scan in scans if source in scan.schema.names):
-        with scan.store.open(scan.info.key) as file:
-            for batch in pq.ParquetFile(file).iter_batches(columns=[source]):
-                texts, _ = convert(pa.chunked_array([batch.column(0)]), pa.string())
-                found.update(pc.unique(texts.filter(pc.invert(is_blank(texts)))).to_pylist())
+    for scan in scans:
+        if source in scan.schema.names:
+            found.update(*read_column(scan, source))
+        elif value := folder_columns(scan.name).get(source):
+            found.add(value)
     return sorted(found)
+
+
+def read_column(scan: ScannedFile, name: str) -> Iterator[list[str]]:
+    """The distinct texts of a column that are not blank, batch by batch."""
+    with scan.store.open(scan.info.key) as file:
+        for batch in pq.ParquetFile(file).iter_batches(columns=[name]):
+            texts, _ = convert(pa.chunked_array([batch.column(0)]), pa.string())
+            yield pc.unique(texts.filter(pc.invert(is_blank(texts)))).to_pylist()
 
 
 def name_collections(item_types: Sequence[str], source: str) -> dict[str, list[str]]:

@@ -396,3 +396,71 @@ def test_a_column_with_a_name_of_the_stages_can_be_mapped(folder: Path) -> None:
 def test_the_names_that_can_be_mapped_are_those_of_the_contract() -> None:
     assert list(get_args(Column)) == CONTRACT.names
     assert [name for name in CONTRACT.names if CONTRACT.field(name).type == STRINGS] == list(LIST_COLUMNS)
+
+
+# --- what is not data ---
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_temporary/0/part-1.parquet",
+        "sub/_temporary/part-1.parquet",
+        ".ipynb_checkpoints/a-checkpoint.parquet",
+        "._a.parquet",
+        "_a.parquet",
+        "sub/.hidden.parquet",
+    ],
+)
+def test_what_begins_with_an_underscore_or_a_dot_is_no_data(folder: Path, name: str) -> None:
+    write(folder, a=rows("1"))
+    write((folder / name).parent, **{Path(name).stem: rows("2")})
+    assert [part.name for part in scan(folder).parts] == ["a.parquet"]
+    (folder / "a.parquet").unlink()
+    with pytest.raises(ConfigError, match=r"found none at .*; 1 are skipped, since a name begins with _ or \."):
+        scan(folder)
+
+
+def test_a_file_or_folder_that_is_named_is_read_whatever_its_name(tmp_path: Path) -> None:
+    write(tmp_path / "_data", _a=rows("1"), b=rows("2"))
+    assert scan(tmp_path / "_data" / "_a.parquet").parts[0].read()["item_id"].to_pylist() == ["1"]
+    assert scan(tmp_path / "_data").parts[0].read()["item_id"].to_pylist() == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("log", "kind"),
+    [
+        ("_delta_log/00000000000000000000.json", "Delta"),
+        ("sub/_delta_log/00000000000000000010.checkpoint.parquet", "Delta"),
+        ("metadata/v2.metadata.json", "Iceberg"),
+        ("tracks/metadata/00001-abc.metadata.json", "Iceberg"),
+        (".hoodie/hoodie.properties", "Hudi"),
+    ],
+)
+def test_a_table_whose_log_says_which_files_count_is_refused_by_name(folder: Path, log: str, kind: str) -> None:
+    write(folder, a=rows("1"))
+    (folder / log).parent.mkdir(parents=True)
+    (folder / log).write_text("{}")
+    message = (
+        rf"catalogue\.path: expected files of rows at .*, got a table in {kind}'s format \({re.escape(log)}\), .*export"
+    )
+    with pytest.raises(DataError, match=message):
+        scan(folder)
+
+
+def test_folders_called_like_hives_give_columns(folder: Path) -> None:
+    write(folder / "language=en" / "label=Blue%20Note", a=rows("1"))
+    write(folder / "language=__HIVE_DEFAULT_PARTITION__" / "label=ECM", a=rows("2"))
+    write(folder / "language=de" / "_year=2024" / "popularity=1.5", a=rows("3", language=["fr"]))
+    first, second, third = good_items(folder, columns={})
+    assert (first["item_id"], third["item_id"], second["item_id"]) == ("2", "1", "3")
+    assert [(item["language"], item["label"]) for item in (first, third)] == [(None, "ECM"), ("en", "Blue Note")]
+    assert (second["language"], second["_year"], second["popularity"]) == ("fr", "2024", 1.5)
+
+
+def test_a_column_of_folders_can_be_mapped_and_be_the_item_type(folder: Path) -> None:
+    for kind in ("track", "show"):
+        write(folder / f"kind={kind}", a=pa.table({"item_id": [kind], "title": ["t"]}))
+    collections = {"all": {"item_types": ["track", "show"]}}
+    items = good_items(folder, columns={"item_type": "kind"}, collections=collections)
+    assert [(item["item_id"], item["item_type"]) for item in items] == [("show", "show"), ("track", "track")]
