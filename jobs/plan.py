@@ -27,7 +27,6 @@ from jobs.config.schema import Config
 from jobs.inputs.catalogue import Part
 from jobs.inputs.encoder import pin_encoder
 from jobs.inputs.inputs import Inputs, read_inputs
-from jobs.inputs.precomputed_vectors import column_vectors
 from jobs.inputs.rows import RowRules, add_keys, check_part
 from jobs.progress import Progress
 from jobs.run import open_run
@@ -37,7 +36,6 @@ from jobs.stages.prepare import ROWS_PER_DUPLICATE_CHECK
 from jobs.stages.publish import why_held
 from jobs.workspace.chunks import chunks_path, list_chunks, num_chunks, read_known
 from jobs.workspace.rates import read_rates
-from jobs.workspace.vectors import VECTOR
 
 DEFAULT_RATES = {"encode": 400.0, "build": 2_100.0}
 """Rows/s of one core with AVX512-BF16: all-MiniLM-L6-v2 on texts of 21 tokens; HNSW at 384 dimensions, M 16, ef 200."""
@@ -117,11 +115,8 @@ def find_dim(inputs: Inputs) -> int:
     """The dimension of the vectors."""
     if inputs.encoder:
         return inputs.encoder.load().dim
-    if inputs.source.npy:
-        return inputs.source.npy.dim
-    part = inputs.source.parts[0]
-    dim: int = column_vectors(part.read()[VECTOR], part.key).shape[1]
-    return dim
+    assert inputs.source.dim is not None
+    return inputs.source.dim
 
 
 def survey(inputs: Inputs) -> Keys:

@@ -66,6 +66,11 @@ def require_types(schema: pa.Schema, contract: pa.Schema, source: str) -> None:
             )
 
 
+def no_rows(schema: pa.Schema) -> pa.Table:
+    """A table without rows; Arrow's own `empty_table` refuses some extension types."""
+    return pa.table([pa.nulls(0, field.type) for field in schema], schema=schema)
+
+
 def merge_schemas(one: pa.Schema, other: pa.Schema, source: str) -> pa.Schema:
     """The columns of both, those of `other` that are new after the rest, each of a type that holds the values of both.
 

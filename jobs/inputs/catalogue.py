@@ -1,7 +1,7 @@
 """Where rows come from: the catalogue's files, or those of precomputed vectors, cut into parts."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -9,7 +9,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexing.catalogue.contract import REQUIRED, conform_schema, merge_schemas, require_names
+from indexing.catalogue.contract import REQUIRED, conform_schema, merge_schemas, no_rows, require_names
 from indexing.errors import ConfigError, DataError
 from indexing.store import ObjectInfo, Store, open_store
 from jobs.config.schema import Config
@@ -26,7 +26,7 @@ from jobs.inputs.files import (
     parquet_errors,
     read_footer,
 )
-from jobs.inputs.precomputed_vectors import Npy, open_npy, require_item_type
+from jobs.inputs.precomputed_vectors import Npy, most_common_length, open_npy, require_item_type, require_vectors
 from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.vectors import VECTOR
 
@@ -35,6 +35,8 @@ SCAN_THREADS = 16
 """Footers read at the same time: one request each, so latency counts and not the processor."""
 CONVERT_THREADS = 2
 """Files converted at the same time: each holds a block of rows."""
+DIM_ROWS = 1_024
+"""Vectors that are looked at for how many components they have."""
 RESERVED = {"collection", "fingerprint", "fingerprint_key", "id_key", "reason", "text"} | {
     f"source_{name}" for name in ("file", "part", "row")
 }
@@ -58,7 +60,7 @@ class ScannedFile:
     metadata: pq.FileMetaData
 
     def arranged(self) -> pa.Schema:
-        schema = arrange(self.schema.empty_table(), self.columns, self.source).schema
+        schema = arrange(no_rows(self.schema), self.columns, self.source).schema
         return pa.schema([field for field in schema if field.name not in INTERNAL])
 
 
@@ -100,6 +102,8 @@ class Source:
     fingerprint: str
     npy: Npy | None
     """The .npy file that holds the vectors of the rows, in order."""
+    dim: int | None
+    """Components of a precomputed vector; None where an encoder makes them."""
 
 
 def scan_source(config: Config) -> Source:
@@ -122,7 +126,7 @@ def scan_source(config: Config) -> Source:
     if npy := find_npy(config, num_rows):
         digests.append((npy.info.key, npy.digest))
     rules = [config.catalogue.columns] if config.catalogue.columns else []
-    return Source(parts, unify(scans), num_rows, fingerprint(digests, *rules), npy)
+    return Source(parts, unify(scans), num_rows, fingerprint(digests, *rules), npy, find_dim(config, scans, npy))
 
 
 def scan_files(config: Config) -> list[tuple[ObjectInfo, str, list[ScannedFile]]]:
@@ -210,6 +214,8 @@ def check_schema(config: Config, schema: pa.Schema, names: Sequence[str], source
         return conform_schema(schema, source)
     require_item_type(config, schema, source)
     require_names(names, ["item_id"] if config.vectors.ids else ["item_id", VECTOR], source)
+    if not config.vectors.ids:
+        require_vectors(schema.field(VECTOR).type, source)
     schema = conform_schema(schema, source)
     return pa.schema([field for field in schema if field.name != VECTOR])
 
@@ -223,6 +229,26 @@ def find_npy(config: Config, num_rows: int) -> Npy | None:
     if info is None:
         raise ConfigError(f"vectors.path: expected a .npy file, found none at {config.vectors.path}")
     return open_npy(store, info, num_rows)
+
+
+def find_dim(config: Config, scans: Sequence[ScannedFile], npy: Npy | None) -> int | None:
+    """The number of components of the .npy, or of most of the first vectors; None where an encoder makes them.
+
+    Raises DataError where there are no vectors.
+    """
+    if npy or not config.vectors.path:
+        return npy.dim if npy else None
+    dim = most_common_length(batch.column(0) for scan in scans for batch in vector_batches(scan))
+    if dim is None:
+        raise DataError(
+            f"vectors.path: expected vectors in column {VECTOR} at {config.vectors.path}, got empty ones alone"
+        )
+    return dim
+
+
+def vector_batches(scan: ScannedFile) -> Iterator[pa.RecordBatch]:
+    with open_listed(scan.store, scan.info) as file, parquet_errors(scan.source):
+        yield from pq.ParquetFile(file).iter_batches(DIM_ROWS, columns=[VECTOR])
 
 
 def split_file(scan: ScannedFile, first_number: int) -> list[Part]:

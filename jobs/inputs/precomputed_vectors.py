@@ -5,6 +5,7 @@ with a Parquet file of ids in the same order. Missing item types and titles are 
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexing.catalogue.columns import is_list, is_number, plain, plain_type
 from indexing.catalogue.contract import FINGERPRINT_TYPE
 from indexing.errors import ConfigError, DataError
 from indexing.store import ObjectInfo, Store
@@ -71,16 +73,35 @@ def read_npy_header(file: Any, source: str) -> tuple[tuple[int, int], np.dtype, 
     return shape, dtype, file.tell()
 
 
-def column_vectors(column: pa.ChunkedArray, source: str) -> np.ndarray:
-    """(num_rows, dim) of a list column; a null or a list of another length than the first is DataError."""
-    array = column.combine_chunks()
-    if not pc.all(pc.is_valid(array)).as_py() or not pa.types.is_floating(getattr(array.type, "value_type", pa.null())):
-        raise DataError(f"{source}: expected column {VECTOR} as list<float> without nulls, got {array.type}")
-    lengths = pc.unique(pc.list_value_length(array)).to_pylist()
-    if len(lengths) != 1 or not lengths[0]:
-        raise DataError(f"{source}: expected vectors of one dimension, got {sorted(lengths)[:5]}")
-    values: np.ndarray = array.flatten().to_numpy(zero_copy_only=False)
-    return values.reshape(len(array), lengths[0])
+def require_vectors(kind: pa.DataType, source: str) -> None:
+    """Raises DataError unless a column of type `kind` has lists of numbers."""
+    plain_kind = plain_type(kind)
+    if not (is_list(plain_kind) and is_number(plain_kind.value_type)):
+        raise DataError(f"{source}: expected column {VECTOR} as lists of numbers, got {kind}")
+
+
+def most_common_length(columns: Iterable[pa.Array]) -> int | None:
+    """Of the lists in the first column that has some which are not empty; of two as common the larger."""
+    for column in columns:
+        lengths = pc.list_value_length(plain(column)).drop_null()
+        counts = pc.value_counts(lengths.filter(pc.greater(lengths, 0))).to_pylist()
+        if counts:
+            return int(max((row["counts"], row["values"]) for row in counts)[1])
+    return None
+
+
+def column_vectors(column: pa.ChunkedArray, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """((num_rows, dim), zeros where a row has no list of `dim` numbers; bool (num_rows,): where that is)."""
+    array = plain(column.combine_chunks())
+    fits = pc.fill_null(pc.equal(pc.list_value_length(array), dim), False).to_numpy(zero_copy_only=False)
+    fits &= pc.is_valid(array).to_numpy(zero_copy_only=False)
+    numbers = pc.list_flatten(array.filter(pa.array(fits)))
+    if not pa.types.is_floating(numbers.type):
+        numbers = pc.cast(numbers, pa.float64(), safe=False)
+    values = numbers.to_numpy(zero_copy_only=False)
+    vectors = np.zeros((len(array), dim), values.dtype)
+    vectors[fits] = values.reshape(-1, dim)
+    return vectors, ~fits
 
 
 def normalise(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexing.catalogue.contract import conform_table, split_rows
+from indexing.catalogue.contract import conform_table, no_rows, split_rows
 from indexing.catalogue.text import parse_templates, render_texts, row_fingerprints
 from indexing.key_ranges import id_keys
 from indexing.search.values import plain_value
@@ -39,14 +39,17 @@ class RowRules:
     text: dict[str, str] | None
     """Templates by item type; None where vectors come precomputed: in the column `vector`, or in `npy`."""
     npy: Npy | None
+    dim: int | None
+    """Components of a precomputed vector; None with templates."""
 
 
 def row_rules(config: Config, source: Source) -> RowRules:
     """Raises ConfigError for a template that does not fit the catalogue."""
     item_types, text = config.item_types(), None if config.vectors.path else config.catalogue.text
     if text is not None:
-        parse_templates(text, source.schema.names, list(item_types))  # fails here, not on a worker
-    return RowRules(source.schema, item_types, text, source.npy)
+        templates = parse_templates(text, source.schema.names, list(item_types))
+        render_texts(no_rows(source.schema), templates)  # what cannot be text fails here, not on a worker
+    return RowRules(source.schema, item_types, text, source.npy, source.dim)
 
 
 def check_part(part: Part, rules: RowRules) -> tuple[pa.Table, pa.Table]:
@@ -96,11 +99,16 @@ def add_vectors(part: Part, rules: RowRules, raw: pa.Table, table: pa.Table) -> 
     good, bad = split_rows(fill_titles(fill_types(table, item_types)), item_types)
     if rules.npy:
         vectors = rules.npy.read_rows(part.first_row, raw.num_rows)
+        unfit = np.zeros(len(vectors), bool)
     else:
-        vectors = column_vectors(raw[VECTOR], part.source)
-    vectors, unusable = normalise(vectors[good[POSITION].to_numpy()])
+        assert rules.dim is not None
+        vectors, unfit = column_vectors(raw[VECTOR], rules.dim)
+    positions = good[POSITION].to_numpy()
+    vectors, unusable = normalise(vectors[positions])
     good = good.append_column(VECTOR, vector_column(vectors))
-    return move_bad(good, bad, pa.array(unusable), "its vector is zero or not finite")
+    is_short = unfit[positions]
+    good, bad = move_bad(good, bad, pa.array(is_short), f"its vector does not have {rules.dim} components")
+    return move_bad(good, bad, pa.array(unusable[~is_short]), "its vector is zero or not finite")
 
 
 def move_bad(good: pa.Table, bad: pa.Table, mask: pa.Array, reason: str) -> tuple[pa.Table, pa.Table]:

@@ -1,6 +1,7 @@
 """One part of the catalogue, checked: good rows with what the stages need, bad rows with a reason. No Ray."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,20 +164,72 @@ def test_vectors_are_lists_of_any_kind_of_float(tmp_path: Path, type_: pa.DataTy
     np.testing.assert_array_equal(vectors_of(good), np.eye(2))
 
 
+@pytest.mark.case(19)
+@pytest.mark.parametrize("vector", [None, [], [1.0], [1.0, 2.0, 3.0]], ids=str)
+@pytest.mark.parametrize("list_type", [pa.list_, pa.large_list, pa.list_view])
+def test_a_vector_of_another_length_is_set_aside(tmp_path: Path, vector: list[float] | None, list_type: Any) -> None:
+    vectors = pa.array([vector, [1.0, 0.0], [0.0, 1.0]], list_type(pa.float32()))
+    good, bad = check_vectors(write_vectors(tmp_path, vectors))
+    np.testing.assert_array_equal(vectors_of(good), np.eye(2))
+    assert [(row["item_id"], row["reason"]) for row in bad.to_pylist()] == [
+        ("0", "its vector does not have 2 components")
+    ]
+
+
+@pytest.mark.case(19)
+def test_a_null_among_vectors_of_fixed_size_is_set_aside(tmp_path: Path) -> None:
+    vectors = pa.array([[1.0, 0.0], None, [0.0, 1.0]], pa.list_(pa.float16(), 2))
+    good, bad = check_vectors(write_vectors(tmp_path, vectors))
+    np.testing.assert_array_equal(vectors_of(good), np.eye(2))
+    assert bad["item_id"].to_pylist() == ["1"]
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        pa.array([[3, 4], [0, -2]], pa.list_(pa.int8())),
+        pa.array([[3, 4], [0, -2]], pa.list_(pa.decimal128(5, 2))),
+        pa.FixedShapeTensorArray.from_numpy_ndarray(np.array([[3, 4], [0, -2]], np.float32)),
+        pa.array([[3, 4], [0, -2]], pa.list_view(pa.float64())),
+    ],
+    ids=lambda array: str(array.type),
+)
+def test_vectors_are_lists_or_tensors_of_any_number(tmp_path: Path, vectors: pa.Array) -> None:
+    good, bad = check_vectors(write_vectors(tmp_path, vectors))
+    np.testing.assert_allclose(vectors_of(good), [[0.6, 0.8], [0, -1]], rtol=1e-6)
+    assert bad.num_rows == 0
+
+
+def test_most_of_the_first_vectors_say_how_many_components_there_are(tmp_path: Path) -> None:
+    config = write_vectors(tmp_path, pa.array([None, [1.0], [1.0, 0.0], [0.0, 1.0]]))
+    assert scan_source(config).dim == 2
+
+
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [
-        (pa.array([[1.0], None]), "expected column vector as list<float> without nulls, got list<element: double>"),
-        (pa.array([[1, 2], [3, 4]]), "expected column vector as list<float> without nulls, got list<element: int64>"),
-        (pa.array(["a", "b"]), "expected column vector as list<float> without nulls, got string"),
-        (pa.array([[1.0, 2.0], [3.0]]), r"expected vectors of one dimension, got \[1, 2\]"),
-        (pa.array([[], []], pa.list_(pa.float32())), r"expected vectors of one dimension, got \[0\]"),
+        (pa.array(["a", "b"]), r"v\.parquet: expected column vector as lists of numbers, got string"),
+        (pa.array([["1"], ["2"]]), r"v\.parquet: expected column vector as lists of numbers, got list"),
+        (pa.array([[True], [False]]), r"v\.parquet: expected column vector as lists of numbers, got list"),
+        (pa.array([[], None], pa.list_(pa.float32())), "expected vectors in column vector at .*, got empty ones alone"),
     ],
 )
-def test_a_column_that_holds_no_vectors_is_refused_by_file(tmp_path: Path, vectors: pa.Array, message: str) -> None:
-    with pytest.raises(DataError, match=message) as caught:
-        check_vectors(write_vectors(tmp_path, vectors))
-    assert "vectors.parquet" in str(caught.value)
+def test_a_column_that_holds_no_vectors_is_refused(tmp_path: Path, vectors: pa.Array, message: str) -> None:
+    config = write_vectors(tmp_path, vectors)
+    with pytest.raises(DataError, match=message.replace("v\\.", "vectors\\.")):
+        check_vectors(config)
+
+
+def test_a_field_of_a_template_that_cannot_be_text_fails_before_any_row_is_read(tmp_path: Path) -> None:
+    (tmp_path / "catalogue").mkdir()
+    pq.write_table(
+        pa.table({"item_id": ["1"], **{k: [v] for k, v in ROW.items()}, "more": [{"a": 1}]}),
+        tmp_path / "catalogue" / "a.parquet",
+    )
+    config = make_config(tmp_path)
+    config = replace(config, catalogue=replace(config.catalogue, text={"default": "{more}"}))
+    with pytest.raises(ConfigError, match="field 'more' cannot be rendered as text"):
+        row_rules(config, scan_source(config))
 
 
 def test_several_item_types_need_a_column_of_them(tmp_path: Path) -> None:
