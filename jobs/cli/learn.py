@@ -63,9 +63,10 @@ def evaluate(
     from jobs.report.evaluation import print_evaluation
 
     settings = load_config(config, overrides or ())
+    left_out: dict[str, int] = {}
     if beir:
-        settings = with_beir(settings, Path(beir), split)
-    report = run_evaluation(settings, output_of(context).progress())
+        settings, left_out = with_beir(settings, Path(beir), split)
+    report = run_evaluation(settings, output_of(context).progress(), left_out)
     if as_json:
         print_json(to_plain(report))
     else:

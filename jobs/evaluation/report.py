@@ -1,7 +1,7 @@
 """What an evaluation found, of one encoder or of several against each other."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from indexing.release.codec import to_plain
 
@@ -29,6 +29,8 @@ class EvaluationReport:
     num_queries: int
     num_unknown_items: int
     """Relevant items that the catalogue does not have."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """What else could not be judged by → how many."""
     rankers: dict[str, dict[str, Means]]
     """Ranker → "exact", "hnsw" or a slice → means."""
     differences: dict[str, dict[str, dict[str, Difference]]]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow as pa
 
@@ -27,8 +28,13 @@ from jobs.workspace.runs import parquet_bytes
 NEW, INCUMBENT, BM25 = "new", "incumbent", "bm25"
 
 
-def run_evaluation(config: Config, progress: Progress) -> EvaluationReport:
-    """The report of `encoder.model`, against the newest accepted encoder where that is another one, and BM25."""
+def run_evaluation(
+    config: Config, progress: Progress, left_out: Mapping[str, int] = MappingProxyType({})
+) -> EvaluationReport:
+    """The report of `encoder.model`, against the newest accepted encoder where that is another one, and BM25.
+
+    `left_out`: what the report says of judgements that could not be used.
+    """
     run = open_run(config, progress)
     run = run.with_config(pin_encoder(config, run.store))
     config, inputs, parent = run.config, read_inputs(run), newest_encoder(run.store)
@@ -42,7 +48,8 @@ def run_evaluation(config: Config, progress: Progress) -> EvaluationReport:
         models[INCUMBENT] = encoder_url(run.store, parent)
     with ray_session(config.ray.address):
         require_shared(run, inputs.source)
-        return measure_all(run, inputs, models, held_back, log)
+        report = measure_all(run, inputs, models, held_back, log)
+    return replace(report, left_out=dict(left_out))
 
 
 def measure_all(
@@ -65,14 +72,16 @@ def measure_all(
     return compare(judgements, rankers, run.config.evaluation.seed)
 
 
-def with_beir(config: Config, folder: Path, split: str) -> Config:
-    """The configuration with catalogue and judgements of a data set in the BEIR layout, put into the workspace."""
-    catalogue, interactions = read_beir(folder, split)
+def with_beir(config: Config, folder: Path, split: str) -> tuple[Config, dict[str, int]]:
+    """(the configuration with catalogue and judgements of a data set in the BEIR layout, put into the workspace; which
+    judgements are left out → their number).
+    """
+    beir = read_beir(folder, split)
     workspace = open_store(config.workspace, config.s3)
     prefix = f"beir/{fingerprint(str(folder.resolve()), split)}"
-    for name, table in (("catalogue", catalogue), ("interactions", interactions)):
+    for name, table in (("catalogue", beir.catalogue), ("interactions", beir.interactions)):
         workspace.put(f"{prefix}/{name}.parquet", parquet_bytes(table, row_group_size=PART_ROWS))
-    return replace(
+    config = replace(
         config,
         catalogue=replace(
             config.catalogue,
@@ -84,3 +93,4 @@ def with_beir(config: Config, folder: Path, split: str) -> Config:
         training=replace(config.training, interactions=None),
         evaluation=replace(config.evaluation, interactions=f"{workspace.url}/{prefix}/interactions.parquet"),
     )
+    return config, beir.left_out

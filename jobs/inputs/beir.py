@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,12 +12,22 @@ from indexing.errors import DataError
 QRELS_HEADER = ["query-id", "corpus-id", "score"]
 
 
-def read_beir(folder: Path, split: str = "test") -> tuple[pa.Table, pa.Table]:
-    """(catalogue, interactions) from corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv.
+@dataclass(frozen=True)
+class Beir:
+    """A data set as tables."""
 
-    The catalogue has item_id, item_type (always "document"), title and description; interactions have query, item_id,
-    weight and query_group, the query's id: a row for each judgement above 0, so a query without any is left out.
-    Raises DataError, with file and line, for what is missing, does not have this layout, or names an unknown id.
+    catalogue: pa.Table
+    """item_id, item_type (always "document"), title and description."""
+    interactions: pa.Table
+    """query, item_id, weight and query_group, the query's id: a row for each judgement above 0."""
+    left_out: dict[str, int]
+    """Which judgements above 0 are of an unknown id → their number. BEIR's own ArguAna and NFCorpus have such."""
+
+
+def read_beir(folder: Path, split: str = "test") -> Beir:
+    """The data set of corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv. An id may be a number.
+
+    Raises DataError, with file and line, for what is missing or does not have this layout.
     """
     corpus = _read_texts(folder / "corpus.jsonl")
     queries = _read_texts(folder / "queries.jsonl")
@@ -30,9 +41,16 @@ def read_beir(folder: Path, split: str = "test") -> tuple[pa.Table, pa.Table]:
         }
     )
     path = folder / "qrels" / f"{split}.tsv"
-    judgements = [judged for judged in _read_qrels(path, queries, corpus) if judged[2] > 0]
+    relevant = [judged for judged in _read_qrels(path) if judged[2] > 0]
+    judgements = [judged for judged in relevant if judged[0] in queries and judged[1] in corpus]
     if not judgements:
-        raise DataError(f"{path}: expected scores above 0, got none")
+        raise DataError(f"{path}: expected scores above 0 for known ids, got none of {len(relevant)}")
+    left_out = {
+        "judgements of queries that queries.jsonl does not have": sum(one[0] not in queries for one in relevant),
+        "judgements of documents that corpus.jsonl does not have": sum(
+            one[0] in queries and one[1] not in corpus for one in relevant
+        ),
+    }
     query_ids, item_ids, scores = zip(*judgements, strict=True)
     interactions = pa.table(
         {
@@ -42,7 +60,7 @@ def read_beir(folder: Path, split: str = "test") -> tuple[pa.Table, pa.Table]:
             "query_group": pa.array(query_ids, pa.string()),
         }
     )
-    return catalogue, interactions
+    return Beir(catalogue, interactions, {reason: count for reason, count in left_out.items() if count})
 
 
 def _fields(item_id: str, title: str, text: str) -> tuple[str, str | None]:
@@ -64,6 +82,8 @@ def _read_texts(path: Path) -> dict[str, tuple[str, str]]:
         if not isinstance(entry, dict):
             raise DataError(f"{path}: line {number}: expected a JSON object, got {type(entry).__name__}")
         entry = {"title": "", **{key: value for key, value in entry.items() if value is not None}}
+        if type(entry.get("_id")) is int:
+            entry["_id"] = str(entry["_id"])
         for key in ("_id", "title", "text"):
             if not isinstance(entry.get(key), str):
                 raise DataError(f"{path}: line {number}: expected a string '{key}', got {entry.get(key)!r}")
@@ -73,9 +93,7 @@ def _read_texts(path: Path) -> dict[str, tuple[str, str]]:
     return texts
 
 
-def _read_qrels(
-    path: Path, queries: dict[str, tuple[str, str]], corpus: dict[str, tuple[str, str]]
-) -> Iterator[tuple[str, str, float]]:
+def _read_qrels(path: Path) -> Iterator[tuple[str, str, float]]:
     """(query id, item id, score) of each line after the header."""
     for number, line in _lines(path):
         fields = line.decode("utf-8", "replace").rstrip("\r\n").split("\t")
@@ -85,9 +103,6 @@ def _read_qrels(
             expected = f"the header {' '.join(QRELS_HEADER)}" if number == 1 else "three fields between tabs"
             raise DataError(f"{path}: line {number}: expected {expected}, got '{' '.join(fields)}'")
         query_id, item_id, score = fields
-        for name, known, file in ((query_id, queries, "queries.jsonl"), (item_id, corpus, "corpus.jsonl")):
-            if name not in known:
-                raise DataError(f"{path}: line {number}: expected an id of {file}, got '{name}'")
         try:
             yield query_id, item_id, float(score)
         except ValueError as error:

@@ -13,6 +13,8 @@ def print_evaluation(console: Console, report: EvaluationReport, metric: str) ->
     console.print(f"{report.num_queries:,} queries", markup=False)
     if report.num_unknown_items:
         console.print(f"{report.num_unknown_items:,} relevant items are not in the catalogue", markup=False)
+    for reason, count in report.left_out.items():
+        console.print(f"{count:,} {reason} are left out", markup=False)
     table = Table("ranker", *METRIC_NAMES, box=None, header_style="bold")
     for name, parts in report.rankers.items():
         for part in (part for part in WHOLE if part in parts):
