@@ -17,8 +17,10 @@ import pyarrow.csv as csv
 
 from indexing.errors import DataError, first_line
 
-BLOCK_BYTES = 16 << 20
-"""What is read at once. A row of a CSV file is at most as long."""
+BLOCK_BYTES = 4 << 20
+"""Of a CSV file, what is parsed at once, and so its longest row. The reader is up to 32 blocks ahead."""
+TABLE_BYTES = 16 << 20
+"""What a table has at least, in memory, unless it is the last one of its file; of JSON lines, bytes of the file."""
 ROW, REASON, LINE = "nightcrate:row", "nightcrate:reason", "nightcrate:line"
 """Columns next to the own ones: the row's number, from 0 with the header; why it is no row, or null; then its text."""
 DELIMITERS = ",;\t"
@@ -35,7 +37,19 @@ def read_tables(file: BinaryIO, name: str, source: str) -> Iterator[pa.Table]:
     with text_errors(source):
         if name.lower().endswith(".gz"):
             file = gzip.GzipFile(fileobj=file)  # type: ignore[assignment]
-        yield from read_csv(file, source) if ".csv" in name.lower()[-7:] else read_json_lines(file, source)
+        yield from joined(read_csv(file, source)) if ".csv" in name.lower()[-7:] else read_json_lines(file, source)
+
+
+def joined(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of at least TABLE_BYTES; all have one schema."""
+    found: list[pa.Table] = []
+    for table in tables:
+        found.append(table)
+        if sum(one.nbytes for one in found) >= TABLE_BYTES:
+            yield pa.concat_tables(found)
+            found = []
+    if found:
+        yield pa.concat_tables(found)
 
 
 @contextmanager
@@ -176,7 +190,7 @@ class WithEnd:
 def read_json_lines(file: BinaryIO, source: str) -> Iterator[pa.Table]:
     """One object a line; blank lines are passed over."""
     first = 0
-    while lines := file.readlines(BLOCK_BYTES):
+    while lines := file.readlines(TABLE_BYTES):
         yield objects_table(lines, first, source)
         first += len(lines)
 

@@ -322,7 +322,7 @@ def test_a_conversion_that_was_killed_is_made_from_scratch(folder: Path, monkeyp
 
 
 def test_blocks_of_a_text_file_with_other_types_are_read_as_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.inputs.text_files.BLOCK_BYTES", 10)
+    monkeypatch.setattr("jobs.inputs.text_files.TABLE_BYTES", 10)
     folder.mkdir()
     (folder / "a.jsonl").write_text('{"id": 1, "name": "a", "plays": 1}\n{"id": "x2", "name": "b", "plays": 1.5}\n')
     items = good_items(folder, columns={"item_id": "id", "title": "name"})

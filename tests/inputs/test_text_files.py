@@ -63,6 +63,7 @@ def test_a_line_with_too_few_or_too_many_fields_is_set_aside_with_its_row(
     block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_files, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(text_files, "TABLE_BYTES", 200)
     lines = [f"{row},a" if row % 5 else f"{row}" if row % 10 else f"{row},a,b" for row in range(1, 42)]
     tables = read("\n".join(["id,name", *lines]).encode())
     assert [row["id"] for row in good_rows(tables)] == [str(row) for row in range(1, 42) if row % 5]
@@ -166,7 +167,7 @@ def test_a_line_that_is_no_object_is_set_aside_with_its_row(line: bytes) -> None
 
 
 def test_lines_are_read_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(text_files, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(text_files, "TABLE_BYTES", 100)
     lines = [json.dumps({"id": number}) for number in range(50)]
     tables = read("\n".join(lines).encode(), "a.jsonl")
     assert len(tables) > 3
