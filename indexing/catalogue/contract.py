@@ -1,6 +1,6 @@
 """The catalogue contract: which columns a row has, and which rows are good."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -49,7 +49,7 @@ def conform_schema(schema: pa.Schema, source: str) -> pa.Schema:
     return pa.schema([*CONTRACT, *(field.with_type(carried_type(field.type)) for field in others)])
 
 
-def require_names(names: Sequence[str], required: Sequence[str], source: str) -> None:
+def require_names(names: Collection[str], required: Sequence[str], source: str) -> None:
     """Raises DataError for required columns that are missing."""
     if missing := [name for name in required if name not in names]:
         raise DataError(f"{source}: expected columns {', '.join(required)}; {', '.join(missing)} not found")

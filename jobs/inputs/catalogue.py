@@ -1,7 +1,7 @@
 """Where rows come from: the catalogue's files, or those of precomputed vectors, cut into parts."""
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -167,9 +167,9 @@ def read_columns(config: Config, scans: Sequence[ScannedFile]) -> list[ScannedFi
     rules, item_types = column_rules(config.catalogue), list(config.item_types())
     require_sources(rules, scans)
     scans = [replace(scan, columns=Columns(rules, folder_columns(scan.name))) for scan in scans]
-    names: dict[str, list[str]] = {}
+    names: dict[str, set[str]] = {}
     for scan in scans:
-        names.setdefault(scan.source, []).extend(scan.arranged().names)
+        names.setdefault(scan.source, set()).update(scan.arranged().names)
     changed = []
     for scan in scans:
         has_types = "item_type" in names[scan.source] or len(item_types) > 1 or config.vectors.path
@@ -201,7 +201,7 @@ def source_path(config: Config) -> tuple[str, str]:
     )
 
 
-def check_schema(config: Config, schema: pa.Schema, names: Sequence[str], source: str) -> pa.Schema:
+def check_schema(config: Config, schema: pa.Schema, names: Collection[str], source: str) -> pa.Schema:
     """The schema that rows are converted to. `names`: all columns of the file."""
     if taken := sorted(RESERVED.intersection(schema.names)):
         raise DataError(

@@ -185,6 +185,7 @@ def test_a_folder_without_rows_files_is_named(folder: Path) -> None:
         scan(folder)
 
 
+@pytest.mark.case(31)
 def test_files_of_two_kinds_which_may_hold_the_same_rows_are_refused(folder: Path) -> None:
     write(folder, a=rows("1"))
     (folder / "a.csv").write_text("item_id")
@@ -401,6 +402,7 @@ def test_the_names_that_can_be_mapped_are_those_of_the_contract() -> None:
 # --- what is not data ---
 
 
+@pytest.mark.case(31)
 @pytest.mark.parametrize(
     "name",
     [
@@ -427,6 +429,7 @@ def test_a_file_or_folder_that_is_named_is_read_whatever_its_name(tmp_path: Path
     assert scan(tmp_path / "_data").parts[0].read()["item_id"].to_pylist() == ["2"]
 
 
+@pytest.mark.case(31)
 @pytest.mark.parametrize(
     ("log", "kind"),
     [

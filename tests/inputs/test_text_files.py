@@ -87,6 +87,7 @@ def test_what_pythons_csv_writer_writes_is_read(rows: list[tuple[str, str]]) -> 
     assert found == rows
 
 
+@pytest.mark.case(31)
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [

@@ -43,6 +43,7 @@ CASES = {
     28: "rows of every type in a hit",
     29: "the night after a rollback",
     30: "inputs replaced while they are read",
+    31: "what is not data",
 }
 WIDTH = max(map(len, CASES.values()))
 PROPERTY = "case trials"
