@@ -62,18 +62,23 @@ def carried_type(kind: pa.DataType) -> pa.DataType:
 
 def merged_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     """The narrowest type that holds the values of both; None where there is none, as for numbers and texts."""
-    try:
-        return _unify(one, other, "default")
-    except (pa.ArrowTypeError, pa.ArrowInvalid):
-        pass
-    try:
-        return _unify(plain_type(one), plain_type(other), "permissive")
-    except (pa.ArrowTypeError, pa.ArrowInvalid):
-        return None
+    if one == other:
+        return one
+    plain_types = [plain_type(kind) for kind in (one, other)]
+    wide_types = [pa.float64() if pa.types.is_float16(kind) else kind for kind in plain_types]
+    for kinds, promote in (([one, other], "default"), (plain_types, "permissive"), (wide_types, "permissive")):
+        try:
+            merged = _unify(kinds, promote)
+            for kind in (one, other):
+                _widen(pa.nulls(1, kind), merged)  # Arrow names types that it cannot cast to
+        except (pa.ArrowTypeError, pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            continue
+        return merged
+    return None
 
 
-def _unify(one: pa.DataType, other: pa.DataType, promote: str) -> pa.DataType:
-    schemas = [pa.schema([("column", kind)]) for kind in (one, other)]
+def _unify(kinds: list[pa.DataType], promote: str) -> pa.DataType:
+    schemas = [pa.schema([("column", kind)]) for kind in kinds]
     return pa.unify_schemas(schemas, promote_options=promote).field(0).type
 
 

@@ -165,6 +165,8 @@ def test_a_column_beyond_the_contract_keeps_its_values_and_where_rows_can_be_pic
         (pa.string(), pa.string_view(), pa.string()),
         (pa.timestamp("s"), pa.timestamp("us"), pa.timestamp("us")),
         (pa.decimal128(5, 2), pa.float64(), pa.float64()),
+        (pa.decimal128(5, 2), pa.float16(), pa.float64()),
+        (pa.null(), pa.list_view(pa.string()), pa.list_(pa.string())),
         (pa.list_(pa.int32()), pa.list_(pa.int64()), pa.list_(pa.int64())),
         (pa.null(), pa.list_(pa.string()), pa.list_(pa.string())),
         (pa.int64(), pa.string(), None),
