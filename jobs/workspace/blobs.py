@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from indexing.errors import DamagedError
+from indexing.errors import DamagedError, ObjectNotFound
 from indexing.store import Store
 from indexing.store.blobs import Blob, Fetch, blob_of, hash_file
 from indexing.store.local import LocalStore
@@ -15,6 +15,8 @@ from indexing.store.local import LocalStore
 def local_copy(store: Store, key: str) -> Iterator[Path]:
     """A local path that holds the object while the block runs; the object itself where the store is local."""
     if isinstance(store, LocalStore):
+        if store.head(key) is None:
+            raise ObjectNotFound(f"expected {store.describe(key)} to exist, found nothing there")
         yield store._path(key)
         return
     with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
