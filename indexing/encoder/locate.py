@@ -7,7 +7,9 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +89,8 @@ def download_model(store: "Store", cache_dir: Path) -> Path:
     stamps = "\n".join(f"{info.key} {info.size_bytes} {info.etag} {info.modified}" for info in listing)
     target = cache_dir / "models" / hashlib.sha256(f"{store.url}\n{stamps}".encode()).hexdigest()
     if target.is_dir():
+        with suppress(OSError):  # a folder of another owner can be read, but not touched
+            os.utime(target)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
@@ -102,6 +106,12 @@ def download_model(store: "Store", cache_dir: Path) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def unused_models(cache_dir: Path, min_age_s: float) -> list[Path]:
+    """Copies of models in s3:// that no process of this machine has asked for since `min_age_s`."""
+    oldest = time.time() - min_age_s
+    return sorted(path for path in (cache_dir / "models").glob("*") if path.is_dir() and path.stat().st_mtime < oldest)
 
 
 def _hub_folder(model: str) -> Path:

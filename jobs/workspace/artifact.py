@@ -9,6 +9,8 @@ from indexing.release.codec import from_plain, to_plain
 from indexing.store import Store
 
 Record = TypeVar("Record")
+DONE = "done.json"
+"""The marker of an artifact."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Artifact(Generic[Record]):
         Not complete is one whose files of these `names` are not all there any more; a name with / at its end stands for
         any file below it. Raises DamagedError for a record that is not JSON.
         """
-        key = self.key("done.json")
+        key = self.key(DONE)
         try:
             value = json.loads(self.store.get(key))
         except ObjectNotFound:
@@ -43,7 +45,7 @@ class Artifact(Generic[Record]):
 
     def forget(self) -> None:
         """The artifact is no longer complete; its files stay until they are written again."""
-        self.store.delete(self.key("done.json"))
+        self.store.delete(self.key(DONE))
 
     def write(self, record: Record) -> None:
-        self.store.put(self.key("done.json"), json.dumps(to_plain(record), sort_keys=True, indent=1).encode())
+        self.store.put(self.key(DONE), json.dumps(to_plain(record), sort_keys=True, indent=1).encode())

@@ -25,9 +25,12 @@ def local_copy(store: Store, key: str) -> Iterator[Path]:
         yield path
 
 
+BLOBS_PREFIX = "shards/sha256/"
+
+
 def workspace_key(blob: Blob) -> str:
     """Where the blobs of shards are kept until they are published, named by content as in a store."""
-    return f"shards/sha256/{blob.sha256}"
+    return f"{BLOBS_PREFIX}{blob.sha256}"
 
 
 def put_blob(store: Store, data: bytes) -> Blob:
