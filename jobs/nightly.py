@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from cluster.session import ray_session
 from indexing.errors import ObjectNotFound, PublishConflict, StoreUnavailable
-from indexing.release.lease import Lease, hold_lease
+from indexing.release.lease import hold_lease
 from indexing.release.signing import require_key
 from indexing.store import Store
 from indexing.store.preflight import preflight
@@ -69,17 +69,18 @@ def publish_night(run: Run, inputs: Inputs) -> Outcome:
         if reason := why_held(run, inputs):
             raise PublishConflict(f"{run.store.url}: {reason}")
         with ray_session(run.config.ray.address):
-            return remaking_lost(run, inputs, lambda: run_and_publish(run, inputs, lease))
+            held = replace(run, check=lease.check)
+            return remaking_lost(held, inputs, lambda: run_and_publish(held, inputs))
 
 
-def run_and_publish(run: Run, inputs: Inputs, lease: Lease) -> Outcome:
+def run_and_publish(run: Run, inputs: Inputs) -> Outcome:
     outcome = run_stages(run, inputs, "build")
     assert outcome.built is not None
     if published := find_published(run, inputs, outcome.prepared, outcome.built):
         return replace(outcome, published=published)
     outcome = validate_or_rebuild(run, inputs, outcome)
     assert outcome.built is not None and outcome.validated is not None
-    published = publish(run, inputs, outcome.prepared, outcome.built, outcome.validated, lease)
+    published = publish(run, inputs, outcome.prepared, outcome.built, outcome.validated)
     rows = {"encode": outcome.encoded.num_encoded, "build": outcome.built.num_indexed}
     keep_rates(run.workspace, rows, run.progress.seconds)
     return replace(outcome, published=published)
