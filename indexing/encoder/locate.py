@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from indexing.encoder.layout import read_layout
 from indexing.errors import ConfigError, first_line
 from indexing.store.blobs import hash_file
+from indexing.store.cache import make_folder
 
 if TYPE_CHECKING:
     from indexing.store import S3Settings, Store
@@ -40,7 +41,7 @@ def resolve_model(model: str, *, cache_dir: Path, s3: "S3Settings | None" = None
         from indexing.store import open_store
 
         return download_model(open_store(model, s3), cache_dir)
-    path = Path(model.removeprefix("file://")).expanduser()
+    path = Path(os.path.expanduser(model.removeprefix("file://")))  # unlike Path's own it takes a user without a home
     if path.is_dir():
         return path.resolve()
     if model.startswith("file://") or path.exists() or not HUB_NAME.fullmatch(model):
@@ -92,7 +93,7 @@ def download_model(store: "Store", cache_dir: Path) -> Path:
         with suppress(OSError):  # a folder of another owner can be read, but not touched
             os.utime(target)
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
     try:
         for info in listing:
