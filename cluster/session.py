@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ lines would break into the progress bars
@@ -16,6 +16,8 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's future
 from typing import Any
 
 import ray
+
+from cluster.bare_machine import ensure_token, short_temp_folder
 
 logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 10
@@ -33,24 +35,37 @@ def ray_session(address: str | None) -> Iterator[None]:
 
     Raises ClusterUnavailable when the cluster cannot be reached.
     """
-    address = cluster_address(address)
-    # "local", since without an address Ray joins whatever cluster this user has started on this machine.
-    options = {"address": address} if address else {"address": "local", "include_dashboard": False}
-    try:
-        if address not in (None, "auto", "local"):
-            check_reachable(address)
-        with quiet_stderr(), own_sigterm():
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ClusterUnavailable(
-            f"no Ray cluster at {address or 'this machine'}: {first_line(error)}; "
-            "start one, or unset ray.address for a local one"
-        ) from error
-    try:
+    with connected(cluster_address(address)):
         logger.info("ray: %s", ", ".join(f"{value:g} {name}" for name, value in sorted(cluster_resources().items())))
         yield
-    finally:
-        ray.shutdown()
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            if address in (None, "local"):
+                ensure_token()
+                # "local", since without an address Ray joins whatever cluster this user has started on this machine.
+                options: dict[str, Any] = {"address": "local", "include_dashboard": False}
+                if folder := stack.enter_context(short_temp_folder()):
+                    options["_temp_dir"] = folder
+            else:
+                options = {"address": address}
+                if address != "auto":
+                    check_reachable(address)
+            with quiet_stderr(), own_sigterm():
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ClusterUnavailable(why_not_connected(address, first_line(error))) from error
+        stack.callback(ray.shutdown)
+        yield
+
+
+def why_not_connected(address: str | None, reason: str) -> str:
+    if address in (None, "local"):
+        return f"cannot start Ray on this machine: {reason}"
+    return f"no Ray cluster at {address}: {reason}; start one, or unset ray.address for a local one"
 
 
 def first_line(error: BaseException) -> str:

@@ -6,10 +6,11 @@ import json
 import logging
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cluster.session import ray_session
-from indexing.errors import PublishConflict
+from indexing.errors import ObjectNotFound, PublishConflict, StoreUnavailable
 from indexing.release.lease import hold_lease
 from indexing.release.signing import require_key
 from indexing.store import Store
@@ -19,9 +20,9 @@ from jobs.inputs.inputs import Inputs, read_inputs
 from jobs.inputs.parent import current_release, publisher_key
 from jobs.inputs.shared import require_shared
 from jobs.run import Run
-from jobs.stages.build import build
-from jobs.stages.encode import encode
-from jobs.stages.prepare import prepare
+from jobs.stages.build import build, built_artifact
+from jobs.stages.encode import encode, encoded_artifact
+from jobs.stages.prepare import prepare, prepared_artifact
 from jobs.stages.publish import Published, find_published, publish, why_held
 from jobs.stages.validate import GatesFailed, validate
 from jobs.workspace.fingerprint import fingerprint
@@ -52,7 +53,7 @@ def run_night(run: Run, last_stage: str) -> Outcome:
     if last_stage == "publish":
         return publish_night(run, inputs)
     with ray_session(run.config.ray.address):
-        return run_stages(run, inputs, last_stage)
+        return remaking_lost(run, inputs, lambda: run_stages(run, inputs, last_stage))
 
 
 def publish_night(run: Run, inputs: Inputs) -> Outcome:
@@ -68,16 +69,46 @@ def publish_night(run: Run, inputs: Inputs) -> Outcome:
         if reason := why_held(run, inputs):
             raise PublishConflict(f"{run.store.url}: {reason}")
         with ray_session(run.config.ray.address):
-            outcome = run_stages(run, inputs, "build")
-            assert outcome.built is not None
-            if published := find_published(run, inputs, outcome.prepared, outcome.built):
-                return replace(outcome, published=published)
-            outcome = validate_or_rebuild(run, inputs, outcome)
-            assert outcome.built is not None and outcome.validated is not None
-            published = publish(run, inputs, outcome.prepared, outcome.built, outcome.validated, lease)
-        rows = {"encode": outcome.encoded.num_encoded, "build": outcome.built.num_indexed}
-        keep_rates(run.workspace, rows, run.progress.seconds)
+            held = replace(run, check=lease.check)
+            return remaking_lost(held, inputs, lambda: run_and_publish(held, inputs))
+
+
+def run_and_publish(run: Run, inputs: Inputs) -> Outcome:
+    outcome = run_stages(run, inputs, "build")
+    assert outcome.built is not None
+    if published := find_published(run, inputs, outcome.prepared, outcome.built):
+        return replace(outcome, published=published)
+    outcome = validate_or_rebuild(run, inputs, outcome)
+    assert outcome.built is not None and outcome.validated is not None
+    published = publish(run, inputs, outcome.prepared, outcome.built, outcome.validated)
+    rows = {"encode": outcome.encoded.num_encoded, "build": outcome.built.num_indexed}
+    keep_rates(run.workspace, rows, run.progress.seconds)
     return replace(outcome, published=published)
+
+
+def remaking_lost(run: Run, inputs: Inputs, act: Callable[[], Outcome]) -> Outcome:
+    """What `act` returns. Where the workspace has lost a file of an artifact that is complete, it is done again, once.
+
+    Raises StoreUnavailable where files are lost again.
+    """
+    try:
+        return act()
+    except ObjectNotFound as error:
+        logger.warning("%s; what the workspace has lost is made again", error)
+    forget_work(run, inputs)
+    try:
+        return act()
+    except ObjectNotFound as error:
+        raise StoreUnavailable(f"{error}, though it was made just now: find out what deletes it") from error
+
+
+def forget_work(run: Run, inputs: Inputs) -> None:
+    """Deletes the markers of this night's artifacts. Vectors and graphs that are still there are found again."""
+    prepared = prepared_artifact(run.workspace, inputs)
+    prepared.forget()
+    encoded_artifact(run.workspace, prepared.path).forget()
+    for parent in (inputs.parent, None):
+        built_artifact(run, prepared.path, parent).forget()
 
 
 def run_stages(run: Run, inputs: Inputs, last_stage: str) -> Outcome:
@@ -105,8 +136,8 @@ def validate_or_rebuild(run: Run, inputs: Inputs, outcome: Outcome) -> Outcome:
 
 
 def preflight_once(store: Store, workspace: Store) -> None:
-    """The preflight of the store, unless the workspace notes that this store and client have passed it."""
-    name = fingerprint(store.url, importlib.metadata.version("boto3"))
+    """The preflight of the store, unless the workspace notes that this store, server and client have passed it."""
+    name = fingerprint(store.address(), importlib.metadata.version("boto3"))
     key = f"preflight/{name}.json"
     if workspace.head(key) is None:
         preflight(store)

@@ -1,5 +1,6 @@
 """One run: its configuration, stores and progress, each made once and passed to every stage."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +23,15 @@ class Run:
     allowed: frozenset[str] | None = None
     """The stages that may run, all by default: a command for one stage requires that the others are done."""
 
+    check: Callable[[], None] = lambda: None
+    """Raises when this run may not go on: its lease on the store is lost. Called before each stage."""
+
     def stage(self, name: str, total: int, unit: str = "rows") -> AbstractContextManager[Bar]:
-        """A stage of `total` units, shown while the block runs. Raises ConfigError for a stage that is not allowed."""
+        """A stage of `total` units, shown while the block runs.
+
+        Raises ConfigError for a stage that is not allowed, PublishConflict when the lease is lost.
+        """
+        self.check()
         if self.allowed is not None and name not in self.allowed:
             command = "encode" if name == "prepare" else name
             raise ConfigError(

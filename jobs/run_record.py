@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from indexing.errors import NightcrateError
-from indexing.release.codec import to_plain
+from indexing.errors import ConfigError, DamagedError, NightcrateError
+from indexing.release.codec import from_plain, to_plain
 from indexing.release.report import BuildReport
 from indexing.store import Store
 from jobs.nightly import Outcome
@@ -68,6 +68,8 @@ class RunRecord:
     """The line that it has ended with; None where it ended well."""
     stages: tuple[StageRecord, ...]
     """Those that have ended."""
+    work: tuple[str, ...]
+    """The folders of its artifacts in the workspace; none in a run that failed."""
     quarantined: dict[str, int]
     """Reason → number of rows."""
     quarantine_key: str | None
@@ -111,6 +113,7 @@ def make_record(
         exit_code=exit_code,
         error=error,
         stages=tuple(stage_records(outcome, run.progress.seconds) if outcome else ended_stages(run.progress.seconds)),
+        work=work_of(outcome) if outcome else (),
         quarantined=outcome.prepared.quarantined if outcome else {},
         quarantine_key=outcome.prepared.quarantine_key if outcome else None,
         report=validated.report if validated else None,
@@ -126,8 +129,7 @@ def keep_record(workspace: Store, record: RunRecord) -> None:
     """Writes the record and deletes all but the newest `NUM_KEPT`. Raises nothing: the run has ended as it has."""
     try:
         workspace.put(record.key, record_bytes(record))
-        records = [info.key for info in workspace.list(RECORDS_PREFIX) if RECORD_KEY.fullmatch(info.key)]
-        for key in records[:-NUM_KEPT]:
+        for key in record_keys(workspace)[:-NUM_KEPT]:
             workspace.delete(key)
     except NightcrateError as error:
         # After a failure one line says what is wrong, and probably this is the same.
@@ -137,6 +139,45 @@ def keep_record(workspace: Store, record: RunRecord) -> None:
 
 def record_bytes(record: RunRecord) -> bytes:
     return json.dumps(to_plain(record), sort_keys=True, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def work_of(outcome: Outcome) -> tuple[str, ...]:
+    made = (outcome.prepared, outcome.built, outcome.validated)
+    return tuple(artifact.path for artifact in made if artifact)
+
+
+def work_in_use(workspace: Store, min_age_s: float) -> set[str]:
+    """Folders of the runs of the last `min_age_s`, and of the last run of each command for each catalogue and store.
+
+    Raises ConfigError where no run has left a record: then nobody knows what is in use.
+    """
+    used: set[str] = set()
+    last: dict[tuple[str, ...], tuple[str, ...]] = {}
+    oldest = datetime.datetime.fromtimestamp(workspace.now() - min_age_s, datetime.UTC).isoformat(timespec="seconds")
+    for key in record_keys(workspace):
+        record = read_record(workspace, key)
+        if record.work:
+            last[record.name, record.store, record.command] = record.work
+            used |= set(record.work) if record.started_at >= oldest else set()
+    if not last:
+        raise ConfigError(
+            f"expected the record of a run that has ended well in {workspace.describe(RECORDS_PREFIX)}, got none: run "
+            "nightly first, or name another workspace"
+        )
+    return used.union(*last.values())
+
+
+def read_record(workspace: Store, key: str) -> RunRecord:
+    """Raises DamagedError for what is no record."""
+    try:
+        return from_plain(RunRecord, json.loads(workspace.get(key)))
+    except ValueError as error:
+        raise DamagedError(f"{workspace.describe(key)} is not JSON: {error}; delete it") from error
+
+
+def record_keys(workspace: Store) -> list[str]:
+    """Oldest first."""
+    return [info.key for info in workspace.list(RECORDS_PREFIX) if RECORD_KEY.fullmatch(info.key)]
 
 
 def ended_stages(seconds: Mapping[str, float]) -> list[StageRecord]:

@@ -7,13 +7,16 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from indexing.encoder.layout import read_layout
 from indexing.errors import ConfigError, first_line
 from indexing.store.blobs import hash_file
+from indexing.store.cache import make_folder
 
 if TYPE_CHECKING:
     from indexing.store import S3Settings, Store
@@ -38,7 +41,7 @@ def resolve_model(model: str, *, cache_dir: Path, s3: "S3Settings | None" = None
         from indexing.store import open_store
 
         return download_model(open_store(model, s3), cache_dir)
-    path = Path(model.removeprefix("file://")).expanduser()
+    path = Path(os.path.expanduser(model.removeprefix("file://")))  # unlike Path's own it takes a user without a home
     if path.is_dir():
         return path.resolve()
     if model.startswith("file://") or path.exists() or not HUB_NAME.fullmatch(model):
@@ -87,8 +90,10 @@ def download_model(store: "Store", cache_dir: Path) -> Path:
     stamps = "\n".join(f"{info.key} {info.size_bytes} {info.etag} {info.modified}" for info in listing)
     target = cache_dir / "models" / hashlib.sha256(f"{store.url}\n{stamps}".encode()).hexdigest()
     if target.is_dir():
+        with suppress(OSError):  # a folder of another owner can be read, but not touched
+            os.utime(target)
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
     try:
         for info in listing:
@@ -102,6 +107,12 @@ def download_model(store: "Store", cache_dir: Path) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def unused_models(cache_dir: Path, min_age_s: float) -> list[Path]:
+    """Copies of models in s3:// that no process of this machine has asked for since `min_age_s`."""
+    oldest = time.time() - min_age_s
+    return sorted(path for path in (cache_dir / "models").glob("*") if path.is_dir() and path.stat().st_mtime < oldest)
 
 
 def _hub_folder(model: str) -> Path:

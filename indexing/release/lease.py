@@ -129,12 +129,13 @@ def _acquire(store: Store, body: dict[str, object], wait: bool, ttl_s: float, po
             continue
         holder = _owner(store, newest)
         if not wait:
+            age_s = max(0.0, now - newest.modified)
             raise PublishConflict(
-                f"{store.url}: {holder} is running; wait for it, or set run.on_conflict: wait "
-                f"(a run that was killed is taken over {ttl_s:g} s after its last heartbeat)"
+                f"{store.url}: {holder} has the lease, its last sign of life was {age_s:.0f} s ago; wait for it, or "
+                f"set run.on_conflict: wait (if it was killed, it is taken over in {ttl_s - age_s:.0f} s)"
             )
         if not is_logged:
-            logger.info("waiting for %s, which is working on %s", holder, store.url)
+            logger.info("waiting for %s, which has the lease of %s", holder, store.url)
             is_logged = True
         clock.sleep(poll_s)
 

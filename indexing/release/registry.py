@@ -7,6 +7,7 @@ encoders/00000000000000000042.json     created only if absent; the highest numbe
 import datetime
 import re
 import uuid
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +15,13 @@ from typing import Any, Literal
 from indexing.encoder import encoder_digest, encoder_files
 from indexing.errors import DamagedError, PublishConflict
 from indexing.release.codec import decode_strict, encode_canonical
-from indexing.store import Store
+from indexing.store import ObjectInfo, Store
 from indexing.store.blobs import SHA256, upload_folder
 
 PREFIX = "encoders/"
 MAX_BYTES = 1 << 20
 _KEY = re.compile(r"encoders/(\d{20})\.json")
+_FILE = re.compile(r"encoders/files/[0-9a-f]{64}/.+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,31 @@ def accept(store: Store, folder: Path, entry: AcceptedEncoder) -> AcceptedEncode
             "in between: train again from it"
         )
     return entry
+
+
+def unused_encoders(store: Store, kept: Iterable[str], min_age_s: float) -> list[ObjectInfo]:
+    """Files of encoders that are not the newest, not among the digests `kept`, and older than `min_age_s`."""
+    now, newest = store.now(), newest_encoder(store)
+    in_use = {*kept, newest.digest if newest else ""}
+    files = [info for info in store.list(f"{PREFIX}files/") if _FILE.fullmatch(info.key)]
+    young = {_digest(info) for info in files if now - info.modified <= min_age_s}
+    return [info for info in files if _digest(info) not in in_use | young]
+
+
+def delete_encoders(store: Store, files: Sequence[ObjectInfo], check: Callable[[], None]) -> int:
+    """Deletes files that `unused_encoders` has found; returns how many. One that was sent again since stays."""
+    num_deleted = 0
+    for info in files:
+        found, newest = store.head(info.key), newest_encoder(store)
+        if found and found.modified <= info.modified and not (newest and newest.digest == _digest(info)):
+            check()
+            store.delete(info.key)
+            num_deleted += 1
+    return num_deleted
+
+
+def _digest(info: ObjectInfo) -> str:
+    return info.key.removeprefix(f"{PREFIX}files/").partition("/")[0]
 
 
 def encoder_url(store: Store, entry: AcceptedEncoder) -> str:

@@ -138,6 +138,10 @@ class Store(ABC):
         """Discard a pending upload; one that is finished or already discarded is fine."""
         raise NotImplementedError(f"{type(self).__name__} lists no pending uploads")
 
+    def address(self) -> str:
+        """What tells two stores of the same URL apart: the server where it is kept."""
+        return self.url
+
     def describe(self, key: str) -> str:
         """The object's full address, for messages."""
         return f"{self.url}/{key}"

@@ -75,7 +75,7 @@ class BlobCache:
         return True
 
     def _download(self, store: Store, blob: Blob, path: Path) -> None:
-        self._make_folder(path.parent)
+        make_folder(path.parent)
         temporary = path.with_name(f"{blob.sha256}.{uuid.uuid4().hex}.tmp")
         try:
             download_verified(store, blob, temporary)
@@ -85,11 +85,15 @@ class BlobCache:
             temporary.unlink(missing_ok=True)
         self._verified[blob.sha256] = state
 
-    def _make_folder(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreUnavailable(f"expected a writable cache folder, got {folder}: {error}") from error
+
+def make_folder(folder: Path) -> None:
+    """In the cache. Raises StoreUnavailable where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"expected a writable cache folder, got {folder}: {error.strerror}; set NIGHTCRATE_CACHE to one"
+        ) from error
 
 
 def retry_vanished(load: Callable[[], T]) -> T:
@@ -109,10 +113,15 @@ def retry_vanished(load: Callable[[], T]) -> T:
 
 
 def default_cache_folder() -> Path:
-    """$NIGHTCRATE_CACHE, else nightcrate in $XDG_CACHE_HOME, else ~/.cache/nightcrate."""
+    """$NIGHTCRATE_CACHE, else nightcrate in $XDG_CACHE_HOME, else ~/.cache/nightcrate.
+
+    Of a user without a home it is below /nonexistent: only who needs a cache is told to name one.
+    """
     if folder := os.environ.get("NIGHTCRATE_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nightcrate"
+    home = os.path.expanduser("~")
+    cache = os.environ.get("XDG_CACHE_HOME") or Path("/nonexistent" if home == "~" else home, ".cache")
+    return Path(cache, "nightcrate")
 
 
 def download_verified(store: Store, blob: Blob, path: Path) -> None:

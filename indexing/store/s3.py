@@ -178,6 +178,9 @@ class S3Store(Store):
             raise StoreUnavailable(f"{self.url} sends no Date header: its clock cannot be read")
         return parsedate_to_datetime(date).timestamp()
 
+    def address(self) -> str:
+        return f"{self.url} at {self._client().meta.endpoint_url}"
+
     def list_uploads(self, prefix: str = "") -> tuple[PendingUpload, ...]:
         markers = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
         uploads = [

@@ -13,6 +13,7 @@ from jobs.cli.output import LOG_FORMATS, output_of
 
 PROGRAM = "nightcrate"
 DEMO_STORE = "file://./build/demo/store"
+DEMO_WORKSPACE = "file://./build/demo/workspace"
 VERSIONS_OF = ("ray", "torch", "hnswlib")
 
 EXIT_CODES = """Exit codes:
@@ -59,7 +60,8 @@ COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
         (
             "prune",
             prune.prune,
-            f"nightcrate prune {DEMO_STORE} --keep-last 7 --min-age 2d\n  nightcrate prune {DEMO_STORE} --apply",
+            f"nightcrate prune {DEMO_STORE} --keep-last 7 --min-age 2d\n"
+            f"  nightcrate prune {DEMO_STORE} --workspace {DEMO_WORKSPACE} --apply",
         ),
     ],
     "Train and measure encoders": [

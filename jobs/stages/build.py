@@ -73,7 +73,7 @@ def build(run: Run, inputs: Inputs, prepared: Prepared, encoded: Encoded) -> Bui
     Shards of the parent release are carried over where that is possible; without a parent, all are built whole.
     """
     parent = None if why_rebuild(run.config, inputs) else inputs.parent
-    artifact = built_artifact(run, prepared, parent)
+    artifact = built_artifact(run, prepared.path, parent)
     if done := artifact.read():
         return done
     with run.stage("build", prepared.total_items) as bar:
@@ -134,10 +134,10 @@ def why_rebuild(config: Config, inputs: Inputs) -> str | None:
     return None
 
 
-def built_artifact(run: Run, prepared: Prepared, parent: Release | None) -> Artifact[Built]:
+def built_artifact(run: Run, prepared_path: str, parent: Release | None) -> Artifact[Built]:
     index = run.config.index
     carried = [to_plain(collection.shards) for collection in parent.collections] if parent else None
-    name = fingerprint(FORMAT, RANGES, prepared.path, index.rows_per_shard, index.params(), index.compact_at, carried)
+    name = fingerprint(FORMAT, RANGES, prepared_path, index.rows_per_shard, index.params(), index.compact_at, carried)
     return Artifact(run.workspace, f"builds/{name}", Built)
 
 
@@ -222,7 +222,7 @@ def build_whole(task: ShardTask, items: pa.Table) -> BuiltShard:
     workspace, ids = task.workspace, items.select(["item_id", "fingerprint"])
     artifact = Artifact(workspace, f"shards/{fingerprint(FORMAT, ids_digest(ids), asdict(task.params))}", BuiltGraph)
     graph, num_indexed = artifact.read(), 0
-    if graph is None:
+    if graph is None or workspace.head(workspace_key(graph.index)) is None:
         vectors, num_indexed = shard_vectors(task, items), items.num_rows
         graph = BuiltGraph(dim=vectors.shape[1], index=put_graph(workspace, vectors, task.params, task.num_threads))
         artifact.write(graph)

@@ -63,7 +63,7 @@ def encode(run: Run, inputs: Inputs, prepared: Prepared) -> Encoded:
 
     Without an encoder the vectors came with the rows, and are in the workspace already.
     """
-    artifact = Artifact(run.workspace, f"{prepared.path}/encoded", Encoded)
+    artifact = encoded_artifact(run.workspace, prepared.path)
     if done := artifact.read():
         return done
     if inputs.encoder is None:
@@ -73,6 +73,10 @@ def encode(run: Run, inputs: Inputs, prepared: Prepared) -> Encoded:
         encoded = encode_texts(run, inputs.encoder, prepared, artifact.path)
     artifact.write(encoded)
     return encoded
+
+
+def encoded_artifact(workspace: Store, prepared_path: str) -> Artifact[Encoded]:
+    return Artifact(workspace, f"{prepared_path}/encoded", Encoded)
 
 
 def encode_texts(run: Run, encoder: EncoderInput, prepared: Prepared, path: str) -> Encoded:

@@ -19,7 +19,6 @@ from indexing.release.codec import to_plain
 from indexing.release.commit import UploadCounts, missing_blobs, publish_release, upload_blobs
 from indexing.release.encoder_entry import EncoderEntry
 from indexing.release.hold import Hold, find_hold
-from indexing.release.lease import Lease
 from indexing.release.manifest import Collection, Release
 from indexing.release.signing import sign_release
 from indexing.store import Store
@@ -48,9 +47,7 @@ class Published:
     uploads: UploadCounts
 
 
-def publish(
-    run: Run, inputs: Inputs, prepared: Prepared, built: Built, validated: Validated, lease: Lease
-) -> Published:
+def publish(run: Run, inputs: Inputs, prepared: Prepared, built: Built, validated: Validated) -> Published:
     """Publishes what has passed validation as the release after the parent, unless that has the same content.
 
     Raises PublishConflict when the parent is no longer the current release or the lease is lost.
@@ -73,7 +70,7 @@ def publish(
             bar.advance(counts.uploaded_bytes + counts.reused_bytes)
 
     with run.stage("publish", release.size_bytes, "bytes") as bar:
-        release = publish_release(store, release, lambda: upload(bar), lease.check)
+        release = publish_release(store, release, lambda: upload(bar), run.check)
     return Published(release=release, is_new=True, uploads=sum_uploads(uploads))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from indexing.errors import DamagedError
+from indexing.errors import DamagedError, ObjectNotFound
 from indexing.store import Store
 from indexing.store.blobs import Blob, Fetch, blob_of, hash_file
 from indexing.store.local import LocalStore
@@ -15,6 +15,8 @@ from indexing.store.local import LocalStore
 def local_copy(store: Store, key: str) -> Iterator[Path]:
     """A local path that holds the object while the block runs; the object itself where the store is local."""
     if isinstance(store, LocalStore):
+        if store.head(key) is None:
+            raise ObjectNotFound(f"expected {store.describe(key)} to exist, found nothing there")
         yield store._path(key)
         return
     with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
@@ -23,9 +25,12 @@ def local_copy(store: Store, key: str) -> Iterator[Path]:
         yield path
 
 
+BLOBS_PREFIX = "shards/sha256/"
+
+
 def workspace_key(blob: Blob) -> str:
     """Where the blobs of shards are kept until they are published, named by content as in a store."""
-    return f"shards/sha256/{blob.sha256}"
+    return f"{BLOBS_PREFIX}{blob.sha256}"
 
 
 def put_blob(store: Store, data: bytes) -> Blob:

@@ -20,7 +20,7 @@ from jobs.inputs.inputs import read_inputs
 from jobs.progress import Progress
 from jobs.run import open_run
 from jobs.stages.build import built_artifact
-from jobs.stages.prepare import PartCounts, prepared_artifact, summarise
+from jobs.stages.prepare import PartCounts, prepared_artifact
 from jobs.stages.validate import validated_artifact
 from jobs.workspace.records import Built
 
@@ -98,7 +98,7 @@ def test_another_version_of_a_stage_has_other_artifacts(
         run = open_run(config, Progress(Console(quiet=True)))
         inputs = read_inputs(run).following(nights.first)
         prepared = prepared_artifact(run.workspace, inputs)
-        built = built_artifact(run, summarise(prepared.path, inputs.source, [PART], []), nights.first)
+        built = built_artifact(run, prepared.path, nights.first)
         validated = validated_artifact(run, inputs, Built(path=built.path, shards=(), peak_memory_bytes=0))
         encoder = str(inputs.encoder_fingerprint)
         return {"encode": encoder, "prepare": prepared.path, "build": built.path, "validate": validated.path}

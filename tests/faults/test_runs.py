@@ -116,7 +116,7 @@ def test_the_second_of_two_nights_exits_5_before_any_work(
         before = world.files()
         assert world.command("nightly") == 5
         assert {path for path in world.files() if "/preflight/" not in path} == before.keys()
-    assert "the first night is running" in capsys.readouterr().err
+    assert "the first night has the lease" in capsys.readouterr().err
 
 
 @pytest.mark.case(23)
@@ -132,7 +132,7 @@ def test_a_night_that_is_to_wait_waits_and_then_works_from_what_the_first_has_pu
         assert [release.number for release in world.releases()] == [1]
     _, errors = driver.communicate(timeout=LIMIT_S)
     assert driver.returncode == 0, errors
-    assert "waiting for the first night, which is working on" in errors
+    assert "waiting for the first night, which has the lease of" in errors
     assert content(world.releases()[-1]) == content(nights.second)
 
 

@@ -31,7 +31,7 @@ def test_a_killed_run_keeps_its_finished_chunks_and_the_next_ends_with_the_same_
     kept = chunk_files(fresh_world)
     assert 1 <= len(kept) < 8
     assert not fresh_world.releases()
-    with pytest.raises(PublishConflict, match="is running; wait for it"):  # as far as the store can know
+    with pytest.raises(PublishConflict, match="has the lease, its last sign of life"):  # as far as the store can know
         fresh_world.run()
     age_lease(fresh_world)
 

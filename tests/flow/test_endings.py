@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from flow.worlds import World, vector_world
 
-from indexing.release.lease import hold_lease
+from indexing.errors import PublishConflict
+from indexing.release.lease import Lease, hold_lease
 from indexing.store import open_store
 
 pytestmark = pytest.mark.timeout(300)
@@ -45,6 +46,22 @@ def test_sigterm_ends_a_night_with_143_and_releases_the_lease(world: World) -> N
     assert world.releases() == []
     (record,) = world.folder.glob("workspace/runs/*.json")
     assert json.loads(record.read_text())["exit_code"] == 143
+
+
+def test_a_night_that_has_lost_its_lease_starts_no_further_stage(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checks = iter([None])
+
+    def check(lease: Lease) -> None:
+        if next(checks, 1):
+            raise PublishConflict("this run has lost its lease")
+
+    monkeypatch.setattr("indexing.release.lease.Lease.check", check)
+    assert world.command("nightly", "-q") == 5
+    assert "lost its lease" in capsys.readouterr().err
+    assert list(world.folder.glob("workspace/items/*/done.json"))
+    assert not list(world.folder.glob("workspace/shards"))
 
 
 def test_a_plan_as_json_is_one_document(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,12 +42,27 @@ def test_a_second_run_is_refused_naming_the_first(store_url: str) -> None:
     store = open_store(store_url)
     with (
         hold_lease(store, "run one", wait=False),
-        pytest.raises(PublishConflict, match=r"run one is running; wait for it, or set run\.on_conflict: wait"),
+        pytest.raises(PublishConflict, match=r"run one has the lease, .*; wait for it, or set run\.on_conflict: wait"),
         hold_lease(store, "run two", wait=False),
     ):
         pass
     with hold_lease(store, "run three", wait=False) as lease:  # released, so free immediately
         lease.check()
+
+
+def test_of_a_run_that_may_be_dead_the_error_says_only_when_it_was_last_alive(
+    lease_store: Store, taken: ExitStack
+) -> None:
+    lease = taken.enter_context(hold_lease(lease_store, "process 1", wait=False))
+    silence(lease)
+    os.utime(lease_store._path("leases/00000000000000000001.json"), (time.time() - 50,) * 2)  # type: ignore[attr-defined]
+    with (
+        pytest.raises(PublishConflict, match=r"process 1 has the lease, its last sign of life was 5\d s ago") as caught,
+        hold_lease(lease_store, "two", wait=False),
+    ):
+        pass
+    assert "if it was killed, it is taken over in " in str(caught.value)
+    assert "running" not in str(caught.value)
 
 
 def test_a_run_that_waits_starts_as_soon_as_the_first_has_ended(lease_store: Store) -> None:
@@ -249,7 +264,7 @@ def test_two_runs_of_one_name_never_hold_it_both(lease_store: Store) -> None:
     lease_store.list = list_late  # type: ignore[method-assign, assignment]
     with (
         ExitStack() as taken,
-        pytest.raises(PublishConflict, match=r"process 1 on nightly, .* is running"),
+        pytest.raises(PublishConflict, match=r"process 1 on nightly, .* has the lease"),
         hold_lease(lease_store, owner, wait=False, ttl_s=30),
     ):
         pass
@@ -325,5 +340,8 @@ def test_a_contender_that_stalls_while_it_looks_takes_no_live_lease(
 
     monkeypatch.setattr(contender, "now", lambda: now() + slept)
     monkeypatch.setattr(contender, "list", list_and_stall)
-    with pytest.raises(PublishConflict, match="alive is running"), hold_lease(contender, "two", wait=False, ttl_s=30):
+    with (
+        pytest.raises(PublishConflict, match="alive has the lease"),
+        hold_lease(contender, "two", wait=False, ttl_s=30),
+    ):
         pass

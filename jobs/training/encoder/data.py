@@ -23,6 +23,8 @@ from jobs.workspace.runs import parquet_bytes
 POOL_ROWS = 100_000
 """Items, chosen by hash, that metadata queries and uniform negatives come from; pairs bring their own."""
 
+DATA_FILES = ("pairs.parquet", "items.parquet")
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -84,7 +86,7 @@ def write_data(artifact: Artifact[TrainingCounts], data: TrainingData) -> None:
 def read_data(artifact: Artifact[TrainingCounts]) -> tuple[pa.Table, pa.Table, np.ndarray]:
     """Pairs, items and hard negatives, as `write_data` has them."""
     tables = []
-    for name in ("pairs.parquet", "items.parquet"):
+    for name in DATA_FILES:
         with artifact.store.open(artifact.key(name)) as file:
             tables.append(pq.read_table(pa.PythonFile(file, mode="r")))
     pairs, items = tables

@@ -22,7 +22,7 @@ from jobs.inputs.interactions import check_split, read_interactions
 from jobs.inputs.shared import require_shared
 from jobs.progress import Progress
 from jobs.run import Run, open_run
-from jobs.training.encoder.data import TrainingCounts, log_pairs, make_data, write_data
+from jobs.training.encoder.data import DATA_FILES, TrainingCounts, log_pairs, make_data, write_data
 from jobs.training.encoder.negatives import Mined, mine
 from jobs.training.encoder.train import TrainedSteps, TrainJob, check_workers, train
 from jobs.workspace.artifact import Artifact
@@ -102,7 +102,7 @@ def run_train(
         FORMAT, encoder.digest, data_fingerprint, source.fingerprint, training, config.catalogue.text, miner
     )
     data = Artifact(run.workspace, f"training/{name}/data", TrainingCounts)
-    if not data.read():
+    if not data.read(*DATA_FILES):
         pairs, mined = log_pairs(log), Mined()
         if mines and release:
             mined = mine(release, run.store, run.workspace, pairs, config.training.negatives)

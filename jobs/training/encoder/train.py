@@ -69,7 +69,7 @@ class TrainJob:
 
 def train(job: TrainJob, progress: Progress) -> TrainedSteps:
     """Runs the steps that are left. Raises what a worker raised."""
-    if done := job.artifact.read():
+    if done := job.artifact.read("encoder/"):
         return done
     settings, events = job.training, Queue(actor_options={"num_cpus": 0})
     started = time.monotonic()
