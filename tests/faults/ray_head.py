@@ -63,32 +63,12 @@ class RayHead:
         kill_all({self._process.pid, *descendants(self._process.pid)})
         self._process.wait()
 
-    def driver_environment(self) -> dict[str, str]:
-        """What leads a run to this cluster."""
-        return {"RAY_ADDRESS": self.address, "RAY_AUTH_MODE": "token"}
-
-    def busy_workers(self, name: str = "") -> list[int]:
-        """The processes that run a task or actor whose name contains `name`."""
-        titles = {pid: command_line(pid) for pid in descendants(self._process.pid)}
-        return [
-            pid
-            for pid, title in titles.items()
-            if title.startswith("ray::") and name in title and "IDLE" not in title and "Agent" not in title
-        ]
-
 
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
     return port
-
-
-def command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
 
 
 def kill_all(pids: Iterable[int]) -> int:
