@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 from faults.conftest import GetNights
-from faults.kills import check_whole
+from faults.kills import check_whole, kill_all
 from faults.nights import Nights, content, expire_lease, run
-from faults.ray_head import kill_all
 from flow.shared_ray import SharedRay
 from flow.worlds import World
 from support.fault_proxy import Fault, FaultProxy

@@ -10,9 +10,8 @@ from unittest.mock import patch
 
 import pytest
 from faults.conftest import GetNights
-from faults.kills import KillAtWrites, Reader, check_whole, wait_for
+from faults.kills import KillAtWrites, Reader, check_whole, kill_all, wait_for, wait_until_gone
 from faults.nights import LIMIT_S, Nights, content, expire_lease
-from faults.ray_head import kill_all, wait_until_gone
 from flow.shared_ray import SharedRay, command_line
 from flow.worlds import World, descendants
 from support.fault_proxy import FaultProxy
