@@ -31,13 +31,13 @@ class ClusterUnavailable(Exception):
 def ray_session(address: str | None) -> Iterator[None]:
     """A connection to Ray while the block runs. `ray job submit` sets RAY_ADDRESS, which `address` overrides.
 
-    Where the caller is connected already and no `address` is given, that connection is used, and stays open.
+    Where neither gives one and the caller is connected already, that connection is used, and stays open.
     Raises ClusterUnavailable when the cluster cannot be reached.
     """
+    address = cluster_address(address)
     if address is None and ray.is_initialized():
         yield
         return
-    address = cluster_address(address)
     # "local", since without an address Ray joins whatever cluster this user has started on this machine.
     options = {"address": address} if address else {"address": "local", "include_dashboard": False}
     try:
