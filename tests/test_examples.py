@@ -101,7 +101,7 @@ def test_the_service_answers_and_refuses(tmp_path: Path, tiny_model: Path) -> No
 def test_the_weekly_job_publishes_unless_training_itself_fails(
     tmp_path: Path, train_ends_with: int, ends_with: int, nights: int
 ) -> None:
-    """With a command in the place of nightcrate that writes down how it was called."""
+    """With a command in the place of nightcrate that notes its arguments; flow/test_training.py has the real one."""
     command = tmp_path / "nightcrate"
     command.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\ntest "$1" != train || exit {train_ends_with}\n')
     command.chmod(command.stat().st_mode | stat.S_IXUSR)
