@@ -55,3 +55,10 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         url: str = request.getfixturevalue("s3_store_url")
         return url
     return f"file://{tmp_path / 'store'}"
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same tries of requests to S3, with hardly a pause between them."""
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.001)
+    monkeypatch.setattr("indexing.store.s3._pause", lambda attempt: None)
