@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ lines would break into the progress bars
@@ -33,9 +33,11 @@ class ClusterUnavailable(Exception):
 def ray_session(address: str | None) -> Iterator[None]:
     """A connection to Ray while the block runs. `ray job submit` sets RAY_ADDRESS, which `address` overrides.
 
+    Where neither gives one and the caller is connected already, that connection is used, and stays open.
     Raises ClusterUnavailable when the cluster cannot be reached.
     """
-    with connected(cluster_address(address)):
+    address = cluster_address(address)
+    with nullcontext() if address is None and ray.is_initialized() else connected(address):
         logger.info("ray: %s", ", ".join(f"{value:g} {name}" for name, value in sorted(cluster_resources().items())))
         yield
 

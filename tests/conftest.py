@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from support.seaweedfs import SeaweedFS
+
+# The tests share the cores with one another: threads of one small sum would spin while they wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine is no reason to fail: nothing here measures time.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -51,3 +55,10 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         url: str = request.getfixturevalue("s3_store_url")
         return url
     return f"file://{tmp_path / 'store'}"
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same tries of requests to S3, with hardly a pause between them."""
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.001)
+    monkeypatch.setattr("indexing.store.s3._pause", lambda attempt: None)

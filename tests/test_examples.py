@@ -1,13 +1,17 @@
 """Every file of examples/ does what its first lines say."""
 
 import importlib.util
+import io
 import json
 import os
 import stat
 import subprocess
+import sys
 import threading
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -15,12 +19,31 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from flow.conftest import ray_environment, short_folder, tiny_model  # noqa: F401 - fixtures
+from flow.conftest import ray_environment, shared_ray, short_folder, tiny_model  # noqa: F401 - fixtures
 from flow.worlds import publish_without_ray
 
 from indexing import LiveRelease, open_release
+from jobs.__main__ import main
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def nightcrate_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples start it as a process: seconds to import torch and to start Ray, which are not what is tested."""
+    run_process = subprocess.run
+
+    def run(command: list[str], **options: Any) -> "subprocess.CompletedProcess[Any]":
+        if command[:3] != [sys.executable, "-m", "jobs"]:
+            return run_process(command, **options)
+        hidden = redirect_stdout(io.StringIO()) if options.get("stdout") == subprocess.DEVNULL else nullcontext()
+        with hidden:
+            done = subprocess.CompletedProcess(command, main(command[3:]))
+        if options.get("check"):
+            done.check_returncode()
+        return done
+
+    monkeypatch.setattr(subprocess, "run", run)
 
 
 def load(name: str) -> ModuleType:
@@ -78,7 +101,7 @@ def test_the_service_answers_and_refuses(tmp_path: Path, tiny_model: Path) -> No
 def test_the_weekly_job_publishes_unless_training_itself_fails(
     tmp_path: Path, train_ends_with: int, ends_with: int, nights: int
 ) -> None:
-    """With a command in the place of nightcrate that writes down how it was called."""
+    """With a command in the place of nightcrate that notes its arguments; flow/test_training.py has the real one."""
     command = tmp_path / "nightcrate"
     command.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\ntest "$1" != train || exit {train_ends_with}\n')
     command.chmod(command.stat().st_mode | stat.S_IXUSR)

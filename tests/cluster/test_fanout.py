@@ -2,13 +2,12 @@
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
-from flow.worlds import RAY_TOKEN
+from flow.conftest import ray_environment, shared_ray, short_folder  # noqa: F401  fixtures
 from ray.exceptions import WorkerCrashedError
 
 from cluster.fanout import fan_out, peak_memory_bytes, raise_failures
@@ -18,18 +17,16 @@ from indexing.errors import DataError, StoreUnavailable
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_TOKEN", RAY_TOKEN)  # else Ray writes one into the user's home
-        patch.delenv("RAY_ADDRESS", raising=False)
-        with ray_session(None):
-            yield
-
-
 @ray.remote
 def double(number: int) -> int:
     return 2 * number
+
+
+def test_a_connection_of_the_caller_is_used_and_stays_open() -> None:
+    job = ray.get_runtime_context().get_job_id()
+    with ray_session(None):
+        assert ray.get_runtime_context().get_job_id() == job
+    assert ray.get(double.remote(3)) == 6
 
 
 def test_every_item_comes_back_once_with_its_result() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from encoder.tiny_models import TEXTS
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
@@ -74,7 +74,6 @@ def limit_rows(monkeypatch: pytest.MonkeyPatch, most: int, error: Callable[[], E
 
 
 @given(st.lists(st.integers(1, 200), max_size=60), st.integers(1, 300))
-@settings(deadline=None)
 def test_batches_hold_each_text_once_and_never_pass_the_budget(lengths: list[int], batch_tokens: int) -> None:
     batches = plan_batches(np.array(lengths, np.int64), batch_tokens)
     assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
@@ -140,7 +139,6 @@ def test_what_is_longer_than_is_ever_read_counts_as_truncated(encoder: Encoder) 
 
 
 @given(st.lists(st.integers(0, 3_000), max_size=60))
-@settings(deadline=None)
 def test_texts_are_tokenised_in_chunks_that_hold_few_characters(lengths: list[int]) -> None:
     texts = ["x" * length for length in lengths]
     with pytest.MonkeyPatch.context() as patched:

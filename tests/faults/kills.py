@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import TracebackType
 from urllib.parse import unquote, urlsplit
 
+from flow.worlds import is_running
 from support.fault_proxy import DROP_RESPONSE, NONE, RESET, Fault, Request
 
 from indexing.errors import NightcrateError
@@ -17,6 +21,7 @@ from indexing.release.verify import verify_release
 from indexing.store import Store, open_store
 
 POLL_S = 0.1
+STOP_S = 20.0
 PHASES = {"before": RESET, "after": DROP_RESPONSE}
 
 
@@ -109,3 +114,21 @@ def wait_for(happens: Callable[[], bool], limit_s: float, what: str) -> None:
     while not happens():
         assert time.monotonic() < deadline, f"expected {what} within {limit_s:g} s"
         time.sleep(0.005)
+
+
+def kill_all(pids: Iterable[int]) -> int:
+    """SIGKILL to each that still is there; returns how many."""
+    num_killed = 0
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            num_killed += 1
+    return num_killed
+
+
+def wait_until_gone(pids: Iterable[int]) -> None:
+    deadline = time.monotonic() + STOP_S
+    left = set(pids)
+    while left := {pid for pid in left if is_running(pid)}:
+        assert time.monotonic() < deadline, f"expected these processes to end: {left}"
+        time.sleep(0.02)

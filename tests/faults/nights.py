@@ -1,9 +1,11 @@
 """Two nights of a small catalogue: the second brings other rows, and is what the faults happen to."""
 
+import io
 import json
 import os
 import shutil
 import time
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from faults.ray_head import RayHead
 from flow.worlds import World, make_config, make_rows, write_rows
 
 from indexing.release.manifest import Release
@@ -44,7 +45,7 @@ class Nights:
         return World(folder, {**config, **moved, "s3": {"endpoint": endpoint}})
 
 
-def make_nights(folder: Path, model: Path | None, head: RayHead) -> Nights:
+def make_nights(folder: Path, model: Path | None) -> Nights:
     """With that encoder, or on precomputed vectors where there is none, which takes a fraction of the time."""
     world = World(folder / "world", make_config(folder / "world", model or Path()))
     rows, write = make_rows()[:300] + make_rows()[400:], write_rows
@@ -53,26 +54,21 @@ def make_nights(folder: Path, model: Path | None, head: RayHead) -> Nights:
         world = world.changed(catalogue=catalogue, vectors={"path": world.config["catalogue"]["path"]})
         write = write_vectors
     write(world.folder / "catalogue" / "all.parquet", rows)
-    first = run_undisturbed(world, head)
+    first = world.run().release
     kept = [*rows[:NUM_CHANGED], *rows[NUM_CHANGED + 5 :]]
     for number in (*range(NUM_CHANGED), -1):  # too many of the tracks for deltas, and one of the shows
         kept[number] = {**kept[number], "title": f"{kept[number]['title']} live"}
     write(world.folder / "catalogue" / "all.parquet", kept)
     reference = world.copied(folder / "reference")
-    return Nights(world, first, run_undisturbed(reference, head), reference)
+    return Nights(world, first, reference.run().release, reference)
 
 
-def run_undisturbed(world: World, head: RayHead) -> Release:
-    run(world, head.driver_environment())
-    return world.releases()[-1]
-
-
-def run(world: World, environment: dict[str, str], expected: int = 0) -> str:
-    """Runs nightly as a separate process; returns what it wrote to standard error."""
-    with world.start("nightly", **environment) as driver:
-        _, errors = driver.communicate(timeout=LIMIT_S)
-    assert driver.returncode == expected, errors
-    return errors
+def run(world: World, expected: int = 0) -> str:
+    """Runs nightly in this process; returns what it wrote to standard error."""
+    with redirect_stderr(io.StringIO()) as errors:
+        status = world.command("nightly")
+    assert status == expected, errors.getvalue()
+    return errors.getvalue()
 
 
 def write_vectors(path: Path, rows: list[dict[str, Any]]) -> None:

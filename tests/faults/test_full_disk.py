@@ -10,7 +10,6 @@ import pytest
 from faults.conftest import GetNights
 from faults.kills import check_whole
 from faults.nights import Nights, content, expire_lease, run
-from faults.ray_head import RayHead
 from flow.worlds import ROOT
 
 from indexing.store import open_store
@@ -36,16 +35,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_store_ends_a_night_with_exit_6_and_with_space_it_resumes(
-    nights: Nights, ray_head: RayHead, tmp_path: Path, small_disk: Path
+    nights: Nights, tmp_path: Path, small_disk: Path
 ) -> None:
     world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
     world = world.changed(store=f"file://{small_disk}/store")
-    errors = run(world, ray_head.driver_environment(), expected=6)
+    errors = run(world, expected=6)
     assert "No space left on device" in errors
     assert world.releases() == []
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     expire_lease(open_store(world.store_url))  # releasing it takes space too
-    run(world, ray_head.driver_environment())
+    run(world)
     (release,) = world.releases()
     check_whole(open_store(world.store_url))
     whole, after_first = ({each.name: each for each in one.collections} for one in (release, nights.second))
@@ -56,15 +55,15 @@ def test_a_full_store_ends_a_night_with_exit_6_and_with_space_it_resumes(
 
 
 def test_a_full_workspace_ends_a_night_with_exit_6_and_with_space_it_resumes(
-    nights: Nights, ray_head: RayHead, tmp_path: Path, small_disk: Path
+    nights: Nights, tmp_path: Path, small_disk: Path
 ) -> None:
     world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
     world = world.changed(workspace=f"file://{small_disk}/workspace")
-    errors = run(world, ray_head.driver_environment(), expected=6)
+    errors = run(world, expected=6)
     assert "No space left on device" in errors
     assert [release.number for release in world.releases()] == [1]
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
-    run(world, ray_head.driver_environment())
+    run(world)
     assert content(world.releases()[-1]) == content(nights.second)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from faults.conftest import GetNights
 from faults.nights import Nights, run
-from faults.ray_head import RayHead
 from flow.worlds import World
 from support.tiny_release import DIM, PARAMS, unit_vectors
 
@@ -83,12 +82,11 @@ def nights(get_nights: GetNights) -> Nights:
 
 
 @pytest.fixture
-def built(nights: Nights, ray_head: RayHead, tmp_path: Path) -> World:
+def built(nights: Nights, tmp_path: Path) -> World:
     """The second night up to its built shards."""
     world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
     for stage in ("encode", "build"):
-        with world.start(stage, **ray_head.driver_environment()) as driver:
-            assert driver.wait(120) == 0
+        assert world.command(stage) == 0
     return world
 
 
@@ -106,7 +104,7 @@ def graph_path(world: World, shard: dict[str, Any]) -> Path:
 
 @pytest.mark.case(10, 20)
 @pytest.mark.timeout(600)
-def test_a_night_with_a_graph_that_crashes_hnswlib_exits_4(built: World, ray_head: RayHead) -> None:
+def test_a_night_with_a_graph_that_crashes_hnswlib_exits_4(built: World) -> None:
     """Its digest is recorded as if it had been built like this: only loading it can show that."""
     marker, content = newest_shard(built)
     shard: Any = content["shards"][0]  # type: ignore[index]
@@ -114,7 +112,7 @@ def test_a_night_with_a_graph_that_crashes_hnswlib_exits_4(built: World, ray_hea
     shard["entry"]["index"]["sha256"] = hashlib.sha256(data).hexdigest()
     graph_path(built, shard).write_bytes(data)
     marker.write_text(json.dumps(content))
-    errors = run(built, ray_head.driver_environment(), expected=4)
+    errors = run(built, expected=4)
     assert f"{shard['collection']}/{shard['entry']['number']}: loading and searching its graph crashes" in errors
     assert [release.number for release in built.releases()] == [1]
 
@@ -122,14 +120,12 @@ def test_a_night_with_a_graph_that_crashes_hnswlib_exits_4(built: World, ray_hea
 @pytest.mark.case(10)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_a_shard_that_is_altered_after_it_was_built_is_not_published(
-    built: World, ray_head: RayHead, damage: str
-) -> None:
+def test_a_shard_that_is_altered_after_it_was_built_is_not_published(built: World, damage: str) -> None:
     _, content = newest_shard(built)
     shard: Any = content["shards"][0]  # type: ignore[index]
     path = graph_path(built, shard)
     data = path.read_bytes()
     path.write_bytes(data[:-1] if damage == "cut" else data[:200] + bytes([data[200] ^ 1]) + data[201:])
-    errors = run(built, ray_head.driver_environment(), expected=3)
+    errors = run(built, expected=3)
     assert "is not what was built; delete it and run again" in errors
     assert [release.number for release in built.releases()] == [1]

@@ -1,7 +1,6 @@
 """A run that resumes from another's artifacts, after something has changed, publishes what a fresh workspace would."""
 
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 from faults.conftest import GetNights
 from faults.nights import content, run, write_vectors
-from faults.ray_head import RayHead
 from flow.worlds import SYLLABLES, World, make_rows
 from rich.console import Console
 from support.tiny_encoder import write_tiny_encoder
@@ -20,11 +18,9 @@ from jobs.inputs.inputs import read_inputs
 from jobs.progress import Progress
 from jobs.run import open_run
 from jobs.stages.build import built_artifact
-from jobs.stages.prepare import PartCounts, prepared_artifact
+from jobs.stages.prepare import prepared_artifact
 from jobs.stages.validate import validated_artifact
 from jobs.workspace.records import Built
-
-PART = PartCounts(num_rows=1, reasons=Counter(), peak_memory_bytes=0)
 
 pytestmark = [pytest.mark.case(18), pytest.mark.timeout(900)]
 
@@ -60,21 +56,17 @@ QUICK = ("the rows", "links of the graph")
 @pytest.mark.parametrize(
     "what", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.faults) for name in CHANGES]
 )
-def test_a_run_reuses_nothing_that_a_change_has_made_stale(
-    get_nights: GetNights, ray_head: RayHead, tmp_path: Path, what: str
-) -> None:
+def test_a_run_reuses_nothing_that_a_change_has_made_stale(get_nights: GetNights, tmp_path: Path, what: str) -> None:
     """An earlier run has ended after its build, on the settings of before."""
     kind, change = CHANGES[what]
-    environment = ray_head.driver_environment()
     world = get_nights(kind).disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
     for stage in ("encode", "build"):
-        with world.start(stage, **environment) as driver:
-            assert driver.wait(170) == 0
+        assert world.command(stage) == 0
     world = change(world).changed(validation={"max_row_change": 9, "min_self_match": 0}, index={"recall_target": 0.5})
     fresh = world.changed(store=f"file://{tmp_path}/fresh/store", workspace=f"file://{tmp_path}/fresh/workspace")
     shutil.copytree(tmp_path / "stores" / "store", tmp_path / "fresh" / "store")
     for one in (world, fresh):
-        run(one, environment)
+        run(one)
     assert content(world.releases()[-1]) == content(fresh.releases()[-1])
 
 
@@ -88,17 +80,16 @@ FORMAT_OF = {
 
 @pytest.mark.parametrize("stage", FORMAT_OF)
 def test_another_version_of_a_stage_has_other_artifacts(
-    get_nights: GetNights, stage: str, monkeypatch: pytest.MonkeyPatch
+    written_world: World, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FORMAT changes with what a stage writes; each stage's name goes into those of the stages after it."""
-    nights = get_nights("encoder")
-    config = load_config(str(nights.world.write_config()))
+    config = load_config(str(written_world.write_config()))
 
     def names() -> dict[str, str]:
         run = open_run(config, Progress(Console(quiet=True)))
-        inputs = read_inputs(run).following(nights.first)
+        inputs = read_inputs(run)
         prepared = prepared_artifact(run.workspace, inputs)
-        built = built_artifact(run, prepared.path, nights.first)
+        built = built_artifact(run, prepared.path, None)
         validated = validated_artifact(run, inputs, Built(path=built.path, shards=(), peak_memory_bytes=0))
         encoder = str(inputs.encoder_fingerprint)
         return {"encode": encoder, "prepare": prepared.path, "build": built.path, "validate": validated.path}
@@ -111,21 +102,20 @@ def test_another_version_of_a_stage_has_other_artifacts(
 
 
 def test_a_limit_that_is_tightened_applies_to_rows_that_were_prepared_before(
-    get_nights: GetNights, ray_head: RayHead, tmp_path: Path
+    get_nights: GetNights, tmp_path: Path
 ) -> None:
     world = get_nights("vectors").disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
     path = world.folder / "catalogue" / "all.parquet"
     rows = pq.read_table(path)
     bad = rows.slice(0, 4).set_column(rows.column_names.index("item_id"), "item_id", pa.nulls(4, pa.string()))
     pq.write_table(pa.concat_tables([rows, bad]), path)
-    run(world.changed(catalogue={"max_quarantined": 0.5}), ray_head.driver_environment())
-    errors = run(world.changed(catalogue={"max_quarantined": 0.001}), ray_head.driver_environment(), expected=3)
+    run(world.changed(catalogue={"max_quarantined": 0.5}))
+    errors = run(world.changed(catalogue={"max_quarantined": 0.001}), expected=3)
     assert "expected at most 0 bad rows" in errors
 
 
-def test_queries_that_change_under_one_name_are_measured_again(get_nights: GetNights, tmp_path: Path) -> None:
-    nights = get_nights("encoder")
-    config = load_config(str(nights.world.changed(validation={"queries": f"{tmp_path}/q.parquet"}).write_config()))
+def test_queries_that_change_under_one_name_are_measured_again(written_world: World, tmp_path: Path) -> None:
+    config = load_config(str(written_world.changed(validation={"queries": f"{tmp_path}/q.parquet"}).write_config()))
     run = open_run(config, Progress(Console(quiet=True)))
     built = Built(path="builds/x", shards=(), peak_memory_bytes=0)
     texts, names = [], set()

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 from faults.conftest import GetNights
 from faults.nights import run
-from faults.ray_head import RayHead
 from flow.worlds import make_rows
 
 from indexing import open_release
@@ -16,9 +15,7 @@ from indexing import open_release
 pytestmark = [pytest.mark.case(19), pytest.mark.timeout(600), pytest.mark.faults]
 
 
-def test_bad_rows_are_counted_by_reason_and_the_rest_is_published(
-    get_nights: GetNights, ray_head: RayHead, tmp_path: Path
-) -> None:
+def test_bad_rows_are_counted_by_reason_and_the_rest_is_published(get_nights: GetNights, tmp_path: Path) -> None:
     world = get_nights("encoder").disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
     good = make_rows()[:300] + make_rows()[400:]
     huge = {**good[0], "item_id": "huge", "title": "a huge one", "description": "wave storm " * 100_000}
@@ -36,7 +33,7 @@ def test_bad_rows_are_counted_by_reason_and_the_rest_is_published(
     pq.write_table(pa.concat_tables([table, broken]), world.folder / "catalogue" / "all.parquet")
     world = world.changed(catalogue={"max_quarantined": 0.05})
 
-    run(world, ray_head.driver_environment())
+    run(world)
 
     release = world.releases()[-1]
     assert release.num_items == len(good) + 1

@@ -1,7 +1,5 @@
 """Complete runs that meet another run, a lost answer, or a store that lacks what publishing needs."""
 
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import pytest
 from faults.conftest import GetNights
 from faults.kills import check_whole
 from faults.nights import LIMIT_S, Nights, content, run
-from faults.ray_head import RayHead
+from flow.shared_ray import SharedRay
 from flow.worlds import World
 from support.fault_proxy import DROP_RESPONSE, NONE, Fault, FaultProxy, Request, without_conditions
 from support.rclone import rclone_binary, rclone_server
@@ -42,7 +40,7 @@ def drop_preflight_note(world: World) -> None:
 @pytest.mark.case(3)
 @pytest.mark.parametrize("fault", [DROP_RESPONSE, Fault(kind="drop_response", delay_s=1.0)], ids=["at once", "later"])
 def test_a_night_whose_commit_answer_is_lost_succeeds(
-    nights: Nights, ray_head: RayHead, tmp_path: Path, s3_store_url: str, proxy: FaultProxy, fault: Fault
+    nights: Nights, tmp_path: Path, s3_store_url: str, proxy: FaultProxy, fault: Fault
 ) -> None:
     world = nights.disturbed(tmp_path / "world", s3_store_url, endpoint=proxy.endpoint)
     lost: list[Request] = []
@@ -54,7 +52,7 @@ def test_a_night_whose_commit_answer_is_lost_succeeds(
         return NONE
 
     proxy.plan = lose_the_first
-    run(world, ray_head.driver_environment())
+    run(world)
     assert len(lost) == 2  # botocore's retry, which got a 412
     assert content(world.releases()[-1]) == content(nights.second)
 
@@ -121,45 +119,38 @@ def test_the_second_of_two_nights_exits_5_before_any_work(
 
 @pytest.mark.case(23)
 def test_a_night_that_is_to_wait_waits_and_then_works_from_what_the_first_has_published(
-    nights: Nights, ray_head: RayHead, tmp_path: Path
+    nights: Nights, shared_ray: SharedRay, tmp_path: Path
 ) -> None:
     world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
     waiting = world.changed(run={"on_conflict": "wait"})
     with hold_lease(open_store(world.store_url), "the first night", wait=False):
-        driver = waiting.start("nightly", **ray_head.driver_environment())
-        time.sleep(6)
+        driver = waiting.start("nightly", **shared_ray.driver_environment())
+        assert driver.stderr is not None
+        assert any("waiting for the first night, which has the lease of" in line for line in driver.stderr)
         assert driver.poll() is None
         assert [release.number for release in world.releases()] == [1]
     _, errors = driver.communicate(timeout=LIMIT_S)
     assert driver.returncode == 0, errors
-    assert "waiting for the first night, which has the lease of" in errors
     assert content(world.releases()[-1]) == content(nights.second)
 
 
 @pytest.mark.case(5, 23)
 def test_a_night_that_stalls_and_is_overtaken_exits_5_and_overwrites_nothing(
-    nights: Nights, ray_head: RayHead, tmp_path: Path, s3_store_url: str, proxy: FaultProxy
+    nights: Nights, tmp_path: Path, s3_store_url: str, proxy: FaultProxy
 ) -> None:
-    """It is held right before its commit, while another run takes its lease over and publishes."""
+    """Its commit is under way, while another run takes its lease over and publishes."""
     world = nights.disturbed(tmp_path / "world", s3_store_url, endpoint=proxy.endpoint)
-    store, arrived = open_store(world.store_url), threading.Event()
+    store, other = open_store(world.store_url), replace(nights.first, number=2, parent=1, writer_id="the other night")
 
-    def stall(request: Request) -> Fault:
-        if request.method == "PUT" and request.path.split("?")[0].endswith(release_key(2)) and not arrived.is_set():
-            arrived.set()
-            return Fault(delay_s=8.0)
+    def overtake(request: Request) -> Fault:
+        if request.method == "PUT" and request.path.split("?")[0].endswith(release_key(2)):
+            commit_release(store, other)
         return NONE
 
-    proxy.plan = stall
-    with world.start("nightly", **ray_head.driver_environment()) as driver:
-        assert arrived.wait(LIMIT_S)
-        other = world.releases()[0]
-        commit_release(store, replace(other, number=2, parent=1, writer_id="the other night"))
-        _, errors = driver.communicate(timeout=LIMIT_S)
-    assert driver.returncode == 5, errors
-    assert "release 2 by the other night" in errors
+    proxy.plan = overtake
+    assert "release 2 by the other night" in run(world, expected=5)
     assert [release.writer_id for release in world.releases()][1:] == ["the other night"]
-    run(world, ray_head.driver_environment())
+    run(world)
     assert replace(content(world.releases()[-1]), number=2, parent=1, report=None) == replace(
         content(nights.second), report=None
     )
@@ -169,14 +160,14 @@ def test_a_night_that_stalls_and_is_overtaken_exits_5_and_overwrites_nothing(
 
 
 @pytest.mark.case(16)
-def test_a_night_after_blobs_were_lost_publishes_them_again(nights: Nights, ray_head: RayHead, tmp_path: Path) -> None:
+def test_a_night_after_blobs_were_lost_publishes_them_again(nights: Nights, tmp_path: Path) -> None:
     """As by a DELETE of a prune that stalled for long. Nothing has changed but that."""
     world = nights.disturbed(tmp_path / "world", f"file://{tmp_path}/stores")
-    run(world, ray_head.driver_environment())
+    run(world)
     store, before = open_store(world.store_url), world.releases()[-1]
     for shard in before.collections[0].shards:
         store.delete(blob_key(shard.index.sha256))
-    run(world, ray_head.driver_environment())
+    run(world)
     after = world.releases()[-1]
     assert after.number == before.number + 1
     assert after.collections == before.collections

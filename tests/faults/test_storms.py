@@ -7,7 +7,6 @@ import pytest
 from faults.conftest import GetNights
 from faults.kills import Reader, check_whole
 from faults.nights import Nights, content, run
-from faults.ray_head import RayHead
 from flow.worlds import World
 from support.fault_proxy import (
     CONFLICT,
@@ -37,10 +36,8 @@ def nights(get_nights: GetNights) -> Nights:
     return get_nights("vectors")
 
 
-def end_in_a_storm(
-    world: World, nights: Nights, head: RayHead, proxy: FaultProxy, seed: int, share: float, late: int = 0
-) -> int:
-    """Runs in a storm, at most `late` of whose answers come after the time-out; returns the exit code."""
+def end_in_a_storm(world: World, nights: Nights, proxy: FaultProxy, seed: int, share: float, late: int = 0) -> None:
+    """Runs in a storm, at most `late` of whose answers come after the time-out."""
     blow, left, dice = storm(seed, share, FAULTS), [LATE] * late, random.Random(seed)
 
     def plan(request: Request) -> Fault:
@@ -49,32 +46,27 @@ def end_in_a_storm(
         return blow(request)
 
     proxy.plan = plan
-    with Reader(world.store_url) as reader, world.start("nightly", **head.driver_environment()) as driver:
-        try:
-            _, errors = driver.communicate(timeout=500)
-        finally:
-            driver.kill()
-    assert driver.returncode in (0, 6), errors
+    with Reader(world.store_url) as reader:
+        assert world.command("nightly") in (0, 6)
     assert len([fault for _, fault in proxy.log if fault is not NONE]) > 5
     assert not reader.problems
     check_whole(open_store(world.store_url))
-    return driver.returncode
 
 
-def converge_in_calm(world: World, nights: Nights, head: RayHead, proxy: FaultProxy) -> None:
+def converge_in_calm(world: World, nights: Nights, proxy: FaultProxy) -> None:
     proxy.plan = lambda request: NONE
-    run(world, head.driver_environment())
+    run(world)
     first, second = world.releases()
     assert content(first) == content(nights.first)
     assert content(second) == content(nights.second)
 
 
 def test_a_night_in_a_storm_ends_well_or_with_exit_6_and_a_rerun_converges(
-    nights: Nights, ray_head: RayHead, tmp_path: Path, s3_store_url: str, proxy: FaultProxy
+    nights: Nights, tmp_path: Path, s3_store_url: str, proxy: FaultProxy
 ) -> None:
     world = nights.disturbed(tmp_path / "world", s3_store_url, endpoint=proxy.endpoint)
-    end_in_a_storm(world, nights, ray_head, proxy, seed=1, share=0.15)
-    converge_in_calm(world, nights, ray_head, proxy)
+    end_in_a_storm(world, nights, proxy, seed=1, share=0.15)
+    converge_in_calm(world, nights, proxy)
 
 
 @pytest.mark.faults
@@ -82,7 +74,6 @@ def test_a_night_in_a_storm_ends_well_or_with_exit_6_and_a_rerun_converges(
 @pytest.mark.parametrize(("seed", "share"), [(seed, share) for seed in (1, 2, 3) for share in (0.1, 0.2, 0.3)])
 def test_nights_in_many_storms_end_well_or_with_exit_6_and_reruns_converge(
     get_nights: GetNights,
-    ray_head: RayHead,
     tmp_path: Path,
     s3_store_url: str,
     proxy: FaultProxy,
@@ -91,15 +82,15 @@ def test_nights_in_many_storms_end_well_or_with_exit_6_and_reruns_converge(
 ) -> None:
     nights = get_nights("encoder" if seed == 1 else "vectors")
     world = nights.disturbed(tmp_path / "world", s3_store_url, endpoint=proxy.endpoint)
-    end_in_a_storm(world, nights, ray_head, proxy, seed, share, late=1)
-    converge_in_calm(world, nights, ray_head, proxy)
+    end_in_a_storm(world, nights, proxy, seed, share, late=1)
+    converge_in_calm(world, nights, proxy)
 
 
 def test_a_store_that_is_down_for_good_ends_a_night_with_exit_6(
-    nights: Nights, ray_head: RayHead, tmp_path: Path, s3_store_url: str, proxy: FaultProxy
+    nights: Nights, tmp_path: Path, s3_store_url: str, proxy: FaultProxy
 ) -> None:
     world = nights.disturbed(tmp_path / "world", s3_store_url, endpoint=proxy.endpoint)
     proxy.plan = lambda request: UNAVAILABLE if "/blobs/" in request.path else NONE
-    errors = run(world, ray_head.driver_environment(), expected=6)
+    errors = run(world, expected=6)
     assert "and stayed so over all retries: try again later" in errors.splitlines()[-1]
-    converge_in_calm(world, nights, ray_head, proxy)
+    converge_in_calm(world, nights, proxy)

@@ -3,12 +3,15 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from flow.shared_ray import SharedRay, share_ray
 from flow.worlds import RAY_TOKEN, SYLLABLES, Night, World, make_config, make_rows, write_rows
+from support.seaweedfs import SeaweedFS
 from support.tiny_encoder import write_tiny_encoder
 
 SPLIT = 300
@@ -37,6 +40,19 @@ def ray_environment(short_folder: Path) -> Iterator[None]:
         patch.setenv("NIGHTCRATE_CACHE", str(short_folder / "cache"))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_ray(ray_environment: None, request: pytest.FixtureRequest) -> Iterator[SharedRay]:
+    """Which runs in this process use; its workers know the S3 server, where there is one."""
+    has_s3 = SeaweedFS.binary() is not None
+    environment = request.getfixturevalue("s3_server").environment() if has_s3 else {}
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            shared = stack.enter_context(share_ray())
+        yield shared
 
 
 @pytest.fixture(scope="session")

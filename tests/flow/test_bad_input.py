@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from flow.shared_ray import SharedRay
 from flow.worlds import ROOT, World, make_rows, publish_without_ray, write_rows
 
 from jobs.__main__ import main
@@ -152,7 +153,7 @@ def test_a_wrong_override_is_reported_too(fresh_world: World, refused: Callable[
 
 
 def test_a_store_that_cannot_be_reached_stops_a_night(
-    fresh_world: World, refused: Callable[..., str], s3_environment: dict[str, str]
+    fresh_world: World, refused: Callable[..., str], s3_environment: dict[str, str], short_pauses: None
 ) -> None:
     missing = fresh_world.changed(store="s3://no-such-bucket/prefix")
     assert "no such bucket for s3://no-such-bucket/prefix" in refused(6, "nightly", "-c", missing.write_config())
@@ -197,11 +198,11 @@ def test_a_ray_cluster_that_does_not_exist_is_named(fresh_world: World, refused:
 
 
 @pytest.mark.case(19)
-def test_too_many_bad_rows_stop_the_run_before_encoding(fresh_world: World) -> None:
+def test_too_many_bad_rows_stop_the_run_before_encoding(fresh_world: World, shared_ray: SharedRay) -> None:
     """In a separate process, to see everything that a user would."""
     rows = make_rows()
     write_rows(fresh_world.folder / "catalogue" / "c.parquet", rows[:20])
-    with fresh_world.start() as process:
+    with fresh_world.start("nightly", **shared_ray.driver_environment()) as process:
         _, error = process.communicate()
     assert process.returncode == 3
     lines = [line for line in error.splitlines() if line.startswith("nightcrate: ")]

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +12,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from flow.worlds import World, write_rows
+from flow.shared_ray import SharedRay
+from flow.worlds import ROOT, World, write_rows
 from training.worlds import make_items, make_log, tiny_model, tiny_training
 
 from indexing import open_release
 from indexing.encoder import encoder_digest
+from indexing.release.manifest import release_key
 from indexing.release.registry import newest_encoder
 from indexing.store import open_store
 
@@ -51,11 +55,20 @@ def make_world(folder: Path, **training: Any) -> World:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A night, then a training on two workers, whose encoder was accepted."""
+def trained(tmp_path_factory: pytest.TempPathFactory, shared_ray: SharedRay) -> World:
+    """A night, then the weekly job of examples/: training on two workers, whose encoder is accepted, and a night."""
     world = make_world(tmp_path_factory.mktemp("trained"), num_workers=2)
     world.run()
-    assert world.command("train") == 0
+    command = world.folder / "bin" / "nightcrate"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m jobs "$@"\n')
+    command.chmod(0o755)
+    train = world.write_config().rename(world.folder / "train.yaml")
+    night = world.changed(encoder={"model": "latest"}).write_config()
+    environment = {"PATH": f"{command.parent}:{os.environ['PATH']}", **shared_ray.driver_environment()}
+    job = ["sh", "examples/weekly_training.sh", str(train), str(night)]
+    done = subprocess.run(job, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return world
 
 
@@ -84,14 +97,14 @@ def test_a_training_leaves_its_curve_and_a_sample_of_its_negatives(trained: Worl
     assert (folder / "data" / "negatives.csv").read_text().startswith("query,rank,score,item_id\n")
 
 
-def test_the_next_night_of_latest_serves_the_accepted_encoder(trained: World, tmp_path: Path) -> None:
-    world = trained.copied(tmp_path / "world").changed(encoder={"model": "latest"})
-    night = world.run()
-    entry = newest_encoder(open_store(world.store_url))
-    assert entry is not None and night.release.encoder is not None
-    assert night.release.encoder.digest == entry.digest
-    assert night.num_encoded == 0, "the evaluation has made the vectors, under the encoder's own fingerprint"
-    hits = open_release(world.store_url).search("calm music", k=5)
+def test_the_next_night_of_latest_serves_the_accepted_encoder(trained: World) -> None:
+    entry, release = newest_encoder(open_store(trained.store_url)), trained.releases()[-1]
+    assert entry is not None and release.encoder is not None
+    assert (release.number, release.encoder.digest) == (2, entry.digest)
+    record = json.loads(max((trained.folder / "workspace" / "runs").glob("*.json")).read_text())
+    encode = next(stage for stage in record["stages"] if stage["name"] == "encode")
+    assert encode["num_rows"] == 0, "the evaluation has made the vectors, under the encoder's own fingerprint"
+    hits = open_release(trained.store_url).search("calm music", k=5)
     assert sum("piano" in hit.metadata["title"] for hit in hits) >= 4
 
 
@@ -99,6 +112,7 @@ def test_training_again_finds_nothing_better_and_accepts_nothing(
     trained: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world = trained.copied(tmp_path / "world")
+    (world.folder / "store" / release_key(2)).unlink()  # as it was before the night with the new encoder
     assert world.command("train", "--json") == 4
     output = capsys.readouterr()
     assert "the new encoder was not accepted: nDCG@10 (exact) differs by +0.0000" in output.err

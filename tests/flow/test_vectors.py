@@ -91,3 +91,15 @@ def test_a_release_in_which_equal_items_hide_all_of_one_type_is_not_published(tm
     with pytest.raises(ValidationFailed, match=r"self-match of item_type album is 0, expected ≥ 0.9"):
         world.run()
     assert world.releases() == []
+
+
+def test_stages_run_one_by_one_on_the_artifacts_of_those_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = vector_world(tmp_path / "world")
+    assert world.command("build") == 2
+    assert "encode" in capsys.readouterr().err.splitlines()[-1]
+    for stage in ("encode", "build", "validate", "publish"):
+        assert not world.releases()
+        assert world.command(stage) == 0
+    assert [release.number for release in world.releases()] == [1]

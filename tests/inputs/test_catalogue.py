@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -62,6 +63,19 @@ def test_a_folder_is_read_in_order_of_names_and_with_its_sub_folders(folder: Pat
     assert [part.read()["item_id"].to_pylist() for part in source.parts] == [["1", "2"], ["3"], ["4"]]
     assert [part.number for part in source.parts] == [0, 1, 2]
     assert source.num_rows == 4
+
+
+def test_footers_are_read_several_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request each, where the catalogue is on S3: one after the other, a thousand files take minutes."""
+    all_at_once, scan_file = threading.Barrier(8), jobs.inputs.catalogue.scan_file
+
+    def wait_and_scan(*arguments: Any) -> Any:
+        all_at_once.wait(timeout=60)
+        return scan_file(*arguments)
+
+    monkeypatch.setattr(jobs.inputs.catalogue, "scan_file", wait_and_scan)
+    write(folder, **{str(number): rows(str(number)) for number in range(8)})
+    assert [part.key for part in scan(folder).parts] == [f"{number}.parquet" for number in range(8)]
 
 
 def test_a_folder_may_be_called_like_a_file(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_slice_of_few_distinct_vectors_is_none() -> None:
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 6))
-@settings(max_examples=20, derandomize=True, deadline=None)
+@settings(max_examples=20, derandomize=True)
 def test_the_sample_is_the_same_however_the_items_are_cut(random: object, num_parts: int) -> None:
     shuffle = np.random.default_rng(random.getrandbits(32))  # type: ignore[attr-defined]
     rows = np.concatenate([np.arange(400), shuffle.integers(0, 400, 300)])

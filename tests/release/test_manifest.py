@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tiny_release import make_release
 
@@ -109,7 +109,6 @@ def dump(value: Any) -> bytes:
 
 
 @given(releases())
-@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_any_release_survives_the_round_trip_in_one_canonical_form(release: Release) -> None:
     data = release_to_bytes(release)
     assert parse_release(data) == release

@@ -27,7 +27,7 @@ def run_many(seeds: range, folder: Path, trials: Trials) -> Counter[str]:
 
 @pytest.mark.case(14, 16, 23)
 def test_no_order_loses_a_live_blob_or_hides_a_release_or_shows_half_of_one(tmp_path: Path, trials: Trials) -> None:
-    counts = run_many(range(300), tmp_path, trials)
+    counts = run_many(range(150), tmp_path, trials)
     assert counts.keys() >= EVENTS
     assert all(counts[event] > 30 for event in EVENTS)
 
@@ -62,11 +62,18 @@ def read_a_clock_that_stops(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "put_back", [give_all_runs_one_token, prune_without_looking_at_the_lease, pin_unseen, read_a_clock_that_stops]
+    ("put_back", "likely"),
+    [
+        (give_all_runs_one_token, 8),
+        (prune_without_looking_at_the_lease, 118),
+        (pin_unseen, 38),
+        (read_a_clock_that_stops, 2),
+    ],
 )
 def test_the_simulation_finds_faults_that_are_put_back(
-    tmp_path: Path, put_back: Callable[[pytest.MonkeyPatch], None]
+    tmp_path: Path, put_back: Callable[[pytest.MonkeyPatch], None], likely: int
 ) -> None:
+    """`likely` is the seed that finds it today, tried first."""
     with pytest.raises(Violation, match="seed"):
-        for seed in range(300):
+        for seed in (likely, *range(300)):
             simulate(seed, tmp_path, put_back)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tiny_release import make_release
 
@@ -179,7 +179,7 @@ def use(metadata: pa.Table) -> list[dict[str, Any]]:
 
 @pytest.mark.case(28)
 @given(values=columns(), as_title=st.booleans())
-@settings(max_examples=100, derandomize=True, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(derandomize=True)
 def test_a_hit_can_be_made_of_any_row(values: pa.Array, as_title: bool) -> None:
     name = "title" if as_title else "creators"
     made = use(pa.table([values], names=[name]))
@@ -188,7 +188,7 @@ def test_a_hit_can_be_made_of_any_row(values: pa.Array, as_title: bool) -> None:
 
 @pytest.mark.case(28)
 @given(values=columns())
-@settings(max_examples=100, derandomize=True, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(derandomize=True)
 def test_a_hit_can_be_made_of_any_row_that_parquet_has_kept(values: pa.Array) -> None:
     table, sink = pa.table([values], names=["column"]), pa.BufferOutputStream()
     try:

@@ -40,15 +40,9 @@ from indexing.store import S3Settings, Store, open_store, preflight
 from indexing.store.s3 import NUM_TRIES, S3Store
 from indexing.store.s3_client import MAX_ATTEMPTS
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
 MIB = 1 << 20
 ALL_FAULTS = (RESET, DROP_RESPONSE, CUT, UNAVAILABLE, SLOW_DOWN, INTERNAL_ERROR, CONFLICT)
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same tries with hardly a pause between them."""
-    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.001)
-    monkeypatch.setattr("indexing.store.s3._pause", lambda attempt: None)
 
 
 @pytest.fixture
