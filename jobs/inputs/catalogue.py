@@ -1,7 +1,7 @@
 """Where rows come from: the catalogue's files, or those of precomputed vectors, cut into parts."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -13,6 +13,7 @@ from indexing.catalogue.contract import REQUIRED, conform_schema, merge_schemas,
 from indexing.errors import ConfigError, DataError
 from indexing.store import ObjectInfo, Store, open_store
 from jobs.config.schema import Config
+from jobs.inputs.batches import read_batches
 from jobs.inputs.columns import INTERNAL, ColumnRule, Columns, arrange, column_rules
 from jobs.inputs.converted import convert_file
 from jobs.inputs.files import (
@@ -80,12 +81,16 @@ class Part:
     def key(self) -> str:
         return self.info.key
 
-    def read(self) -> pa.Table:
-        """The rows as they came, under the contract's names; converted ones with `source_row`, `reason` and `text`."""
+    def batches(self) -> Iterator[pa.Table]:
+        """The rows in order, as `read_batches` has them, under the contract's names; converted ones with `source_row`,
+        `reason` and `text`.
+
+        Raises DataError for invalid Parquet, and where the file was replaced since it was listed.
+        """
         with open_listed(self.store, self.info) as file, parquet_errors(self.source):
-            table = pq.ParquetFile(file).read_row_groups(range(self.first_row_group, self.end_row_group))
-        table = arrange(table, self.columns, self.source)
-        return table.rename_columns([INTERNAL.get(name, name) for name in table.column_names])
+            for table in read_batches(file, range(self.first_row_group, self.end_row_group)):
+                table = arrange(table, self.columns, self.source)
+                yield table.rename_columns([INTERNAL.get(name, name) for name in table.column_names])
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The rows of a part: checked against the contract, with text or vector, then with fingerprint and keys."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow.compute as pc
 
 from indexing.catalogue.contract import conform_table, split_rows
 from indexing.catalogue.text import parse_templates, render_texts, row_fingerprints
+from indexing.errors import DataError
 from indexing.key_ranges import id_keys
 from jobs.config.schema import Config
 from jobs.inputs.catalogue import Part, Source
@@ -35,15 +37,33 @@ def row_rules(config: Config, source: Source) -> RowRules:
     return RowRules(source.schema, item_types, text, source.npy)
 
 
-def check_part(part: Part, rules: RowRules) -> tuple[pa.Table, pa.Table]:
-    """(good rows with `text` or `vector`; bad rows with a reason), both with source_part and source_row."""
-    raw = part.read()
-    rows = pa.array(range(part.first_row, part.first_row + raw.num_rows), pa.int64())
+def check_part(part: Part, rules: RowRules) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """`check_rows` of each batch of the part."""
+    first_row, schema = part.first_row, None
+    for raw in part.batches():
+        good, bad = check_rows(part, rules, raw, first_row)
+        schema = schema or good.schema
+        if good.schema != schema:
+            dims = [of.field(VECTOR).type.list_size for of in (schema, good.schema)]
+            raise DataError(f"{part.source}: expected vectors of one dimension, got {sorted(dims)}")
+        yield good, bad
+        first_row += raw.num_rows
+
+
+def check_rows(part: Part, rules: RowRules, raw: pa.Table, first_row: int) -> tuple[pa.Table, pa.Table]:
+    """(good rows with `text` or `vector`; bad rows with a reason), both with source_part and source_row.
+
+    `raw` are rows of the part as they came, the first of them row `first_row` of its file.
+    """
+    rows = pa.array(range(first_row, first_row + raw.num_rows), pa.int64())
     if "source_row" in raw.column_names:  # lines of the file that were no rows count too
         rows = raw["source_row"]
     table = conform_table(raw, rules.schema)
     table = table.append_column("source_part", pa.repeat(part.number, table.num_rows)).append_column("source_row", rows)
-    good, bad = add_vectors(part, rules, raw, table) if rules.text is None else add_texts(rules.text, rules, table)
+    if rules.text is None:
+        good, bad = add_vectors(part, rules, raw, table, first_row)
+    else:
+        good, bad = add_texts(rules.text, rules, table)
     return good, bad.append_column("source_file", pa.repeat(part.name, bad.num_rows))
 
 
@@ -55,15 +75,17 @@ def add_texts(text: dict[str, str], rules: RowRules, table: pa.Table) -> tuple[p
     return move_bad(good.append_column("text", texts), bad, pc.equal(texts, ""), "its text is empty")
 
 
-def add_vectors(part: Part, rules: RowRules, raw: pa.Table, table: pa.Table) -> tuple[pa.Table, pa.Table]:
+def add_vectors(
+    part: Part, rules: RowRules, raw: pa.Table, table: pa.Table, first_row: int
+) -> tuple[pa.Table, pa.Table]:
     """Good rows with `vector` (unit norm), and bad rows."""
     item_types = list(rules.collections)
     good, bad = split_rows(fill_titles(fill_types(table, item_types)), item_types)
     if rules.npy:
-        vectors = rules.npy.read_rows(part.first_row, raw.num_rows)
+        vectors = rules.npy.read_rows(first_row, raw.num_rows)
     else:
         vectors = column_vectors(raw[VECTOR], part.store.describe(part.key))
-    vectors, unusable = normalise(vectors[good["source_row"].to_numpy() - part.first_row])
+    vectors, unusable = normalise(vectors[good["source_row"].to_numpy() - first_row])
     good = good.append_column(VECTOR, vector_column(vectors))
     return move_bad(good, bad, pa.array(unusable), "its vector is zero or not finite")
 

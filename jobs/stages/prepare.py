@@ -2,7 +2,7 @@
 
 Each part becomes runs in the workspace: `items-N` sorted by id key, which `build` reads by range, and `texts-N` sorted
 by fingerprint, which `encode` reads by range (or `vectors-N`, sorted by id key, where vectors come precomputed). Bad
-rows go to `quarantine/`. No process ever sees more than one part, or one range of ids.
+rows go to `quarantine/`. No process ever holds more than one batch of a part, or one range of ids.
 """
 
 from collections import Counter
@@ -24,11 +24,13 @@ from jobs.run import Run
 from jobs.workspace.artifact import Artifact
 from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.records import Prepared
-from jobs.workspace.runs import parquet_bytes, read_parts, run_key, write_run
+from jobs.workspace.runs import read_parts, run_key, run_writer, write_run
 from jobs.workspace.vectors import VECTOR
 
 FORMAT = 2
 ROWS_PER_DUPLICATE_CHECK = 1_000_000
+TEXT_COLUMNS = ["fingerprint_key", "fingerprint", "item_id", "id_key", "text"]
+VECTOR_COLUMNS = ["id_key", "item_id", "fingerprint", VECTOR]
 ITEM_ORDER = ["collection", "id_key", "item_id", "source_part", "source_row"]
 
 
@@ -88,21 +90,23 @@ def prepared_artifact(workspace: Store, inputs: Inputs) -> Artifact[Prepared]:
 def prepare_part(
     part: Part, rules: RowRules, encoder_fingerprint: str | None, workspace: Store, path: str
 ) -> PartCounts:
-    """Checks and fingerprints one part; writes its runs and its quarantine."""
-    good, bad = check_part(part, rules)
-    good = add_keys(good, rules, encoder_fingerprint)
-    if bad.num_rows:
-        workspace.put(f"{path}/quarantine/{part.number:05d}.parquet", parquet_bytes(bad))
-    payload = VECTOR if rules.text is None else "text"
-    items = good.drop_columns([payload, "fingerprint_key"])
-    write_run(workspace, run_key(path, "items", part.number), items, sort_by=ITEM_ORDER)
-    if payload == "text":
-        texts = good.select(["fingerprint_key", "fingerprint", "item_id", "id_key", "text"])
-        write_run(workspace, run_key(path, "texts", part.number), texts, sort_by=texts.column_names[:3])
-    else:
-        vectors = good.select(["id_key", "item_id", "fingerprint", VECTOR])
-        write_run(workspace, run_key(path, "vectors", part.number), vectors, sort_by=vectors.column_names[:3])
-    return PartCounts(good.num_rows + bad.num_rows, Counter(bad["reason"].to_pylist()), peak_memory_bytes())
+    """Checks and fingerprints one part, batch by batch; writes its runs and its quarantine."""
+    kind, columns = ("vectors", VECTOR_COLUMNS) if rules.text is None else ("texts", TEXT_COLUMNS)
+    num_rows, reasons = 0, Counter[str]()
+    with (
+        run_writer(workspace, run_key(path, "items", part.number), sort_by=ITEM_ORDER) as write_items,
+        run_writer(workspace, run_key(path, kind, part.number), sort_by=columns[:3]) as write_payload,
+        run_writer(workspace, f"{path}/quarantine/{part.number:05d}.parquet", sort_by=["source_row"]) as write_bad,
+    ):
+        for good, bad in check_part(part, rules):
+            good = add_keys(good, rules, encoder_fingerprint)
+            write_items(good.drop_columns([columns[-1], "fingerprint_key"]))
+            write_payload(good.select(columns))
+            if bad.num_rows:
+                write_bad(bad)
+            num_rows += good.num_rows + bad.num_rows
+            reasons.update(bad["reason"].to_pylist())
+    return PartCounts(num_rows, reasons, peak_memory_bytes())
 
 
 def find_all_duplicates(workspace: Store, path: str, source: Source, num_parts: int) -> list[RangeCheck]:

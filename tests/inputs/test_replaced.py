@@ -55,9 +55,9 @@ def test_a_part_of_a_catalogue_that_was_replaced_since_is_not_read(
     else:
         store.put("b.parquet", parquet(4))
     first, second = pickle.loads(pickle.dumps(source.parts))  # as a worker gets them
-    assert first.read()["item_id"].to_pylist() == ["id-1", "id-2", "id-3"]
+    assert next(first.batches())["item_id"].to_pylist() == ["id-1", "id-2", "id-3"]
     with pytest.raises(DataError, match=f"{re.escape(store.describe('b.parquet'))}: {REPLACED}") as error:
-        second.read()
+        list(second.batches())
     assert "\n" not in str(error.value)
 
 
