@@ -20,18 +20,25 @@ BUFFER_BYTES = 4 << 20
 def read_batches(
     file: BinaryIO, row_groups: Sequence[int] | None = None, columns: list[str] | None = None
 ) -> Iterator[pa.Table]:
-    """The rows of the row groups (by default all), in order: at most BATCH_ROWS rows, and some BATCH_BYTES, at once."""
+    """The rows of the row groups (by default all), in order: at most BATCH_ROWS rows, and some BATCH_BYTES, at once.
+
+    Raises ArrowInvalid for invalid Parquet, and where not all rows of the file were read.
+    """
     steps: list[pa.RecordBatch] = []
-    size_bytes = num_rows = 0
+    size_bytes = num_rows = num_read = 0
     parquet = pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
     for step in parquet.iter_batches(STEP_ROWS, row_groups, columns, use_threads=False):
         steps.append(step)
-        size_bytes, num_rows = size_bytes + step.nbytes, num_rows + step.num_rows
+        size_bytes, num_rows, num_read = size_bytes + step.nbytes, num_rows + step.num_rows, num_read + step.num_rows
         if size_bytes >= BATCH_BYTES or num_rows >= BATCH_ROWS:
             yield _join(steps)
             steps, size_bytes, num_rows = [], 0, 0
     if steps:
         yield _join(steps)
+    groups = range(parquet.num_row_groups) if row_groups is None else row_groups
+    num_expected = sum(parquet.metadata.row_group(group).num_rows for group in groups)
+    if num_read != num_expected:
+        raise pa.ArrowInvalid(f"expected {num_expected} rows, as its footer says, read {num_read}")
 
 
 def _join(steps: list[pa.RecordBatch]) -> pa.Table:

@@ -1,13 +1,16 @@
 """Row groups are read a bounded number of bytes at a time, and nothing is lost or added where they are cut."""
 
 import io
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from search.test_hits import columns
+from support.arrow_columns import columns
 
 from jobs.inputs import batches
 from jobs.inputs.batches import STEP_ROWS, read_batches
@@ -61,3 +64,16 @@ def test_batches_of_any_type_hold_what_the_whole_file_does(values: pa.Array, siz
         found = list(read_batches(file, range(pq.ParquetFile(file).num_row_groups)))
     assert sum(batch.num_rows for batch in found) == whole.num_rows
     assert all(batch.schema.equals(whole.schema) for batch in found)
+
+
+class ForgetfulFile(pq.ParquetFile):
+    """Reads no more than the first batch."""
+
+    def iter_batches(self, *arguments: Any, **options: Any) -> Iterator[pa.RecordBatch]:
+        return islice(super().iter_batches(*arguments, **options), 1)
+
+
+def test_a_file_of_which_fewer_rows_are_read_than_it_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pq, "ParquetFile", ForgetfulFile)
+    with pytest.raises(pa.ArrowInvalid, match="expected 1000 rows, as its footer says, read 128"):
+        list(read_batches(file_of(pa.table({"x": range(1000)}))))
