@@ -138,6 +138,7 @@ def scan_file(config: Config, store: Store, info: ObjectInfo) -> tuple[str, list
     if kind_of(info.key) == "Parquet":
         with open_listed(store, info) as file:
             scan = scan_parquet(file, store, info, source, info.key)
+            require_free_names(scan.schema.names, set(INTERNAL), source)
             return content_digest(store, info, file), [scan]
     workspace, scans = open_store(config.workspace, config.s3), []
     digest, converted = convert_file(store, info, workspace)
@@ -193,11 +194,7 @@ def source_path(config: Config) -> tuple[str, str]:
 
 def check_schema(config: Config, schema: pa.Schema, names: Sequence[str], source: str) -> pa.Schema:
     """The schema that rows are converted to. `names`: all columns of the file."""
-    if taken := sorted(RESERVED.intersection(schema.names)):
-        raise DataError(
-            f"{source}: the column {taken[0]} has a name that is reserved for the stages; rename it, or say in "
-            "catalogue.columns which of the contract it is"
-        )
+    require_free_names(schema.names, RESERVED, source)
     if not config.vectors.path:
         has_one_type = len(config.item_types()) == 1
         require_names(names, [name for name in REQUIRED if name != "item_type" or not has_one_type], source)
@@ -206,6 +203,15 @@ def check_schema(config: Config, schema: pa.Schema, names: Sequence[str], source
     require_names(names, ["item_id"] if config.vectors.ids else ["item_id", VECTOR], source)
     schema = conform_schema(schema, source)
     return pa.schema([field for field in schema if field.name != VECTOR])
+
+
+def require_free_names(names: Sequence[str], reserved: set[str], source: str) -> None:
+    """Raises DataError for a column whose name the stages need."""
+    if taken := sorted(reserved.intersection(names)):
+        raise DataError(
+            f"{source}: the column {taken[0]} has a name that is reserved for the stages; rename it, or say in "
+            "catalogue.columns which of the contract it is"
+        )
 
 
 def find_npy(config: Config, num_rows: int) -> Npy | None:

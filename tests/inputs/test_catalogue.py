@@ -204,6 +204,13 @@ def test_files_without_rows_are_an_empty_catalogue(folder: Path) -> None:
         scan(folder)
 
 
+@pytest.mark.parametrize("name", ["source_row", "nightcrate:row", "nightcrate:reason"])
+def test_a_column_with_a_name_that_the_stages_need_is_refused(folder: Path, name: str) -> None:
+    write(folder, a=rows("1", **{name: [7]}))
+    with pytest.raises(DataError, match=rf"a\.parquet: the column {name} has a name that is reserved"):
+        scan(folder)
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all", b"PAR1" + b"\0" * 100 + b"PAR1"])
 def test_a_file_that_is_not_parquet_is_named(folder: Path, content: bytes) -> None:
     folder.mkdir()

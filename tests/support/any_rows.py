@@ -209,7 +209,7 @@ def json_files(draw: st.DrawFn) -> list[Written]:
     lines = []
     for _ in range(draw(st.integers(1, 5))):
         row = {"item_id": draw(st.sampled_from(TEXTS)), "item_type": "track", "title": draw(st.sampled_from(TEXTS))}
-        for name in draw(st.lists(st.sampled_from([*CONTRACT_COLUMNS, "item_id", "a.b", ""]), unique=True, max_size=2)):
+        for name in draw(st.lists(st.sampled_from([*CONTRACT_COLUMNS, *NAMES]), unique=True, max_size=2)):
             row[name] = draw(json_values)
         lines.append(draw(mostly(st.just(json.dumps(row).encode()), st.sampled_from(JUNK))))
     return [Written("rows.jsonl", b"\n".join(lines), len(lines))]
