@@ -116,7 +116,9 @@ def known_ids(folder: Path) -> dict[tuple[int, int], str]:
     paths = sorted(folder.rglob("*.parquet"), key=lambda path: path.relative_to(folder).as_posix())
     for part, path in enumerate(paths):  # files are small: one part each
         for row, value in enumerate(pq.ParquetFile(path).read(columns=["item_id"])["item_id"]):
-            if isinstance(value, pa.StringScalar | pa.LargeStringScalar | pa.StringViewScalar | pa.Int64Scalar):
+            if isinstance(value, pa.StringScalar | pa.LargeStringScalar | pa.StringViewScalar) and value.is_valid:
+                found[part, row] = value.as_buffer().to_pybytes().decode(errors="replace")
+            elif isinstance(value, pa.Int64Scalar):
                 found[part, row] = str(value.as_py())
     return found
 
