@@ -25,7 +25,7 @@ class NoGraph:
 
 
 def results_of(metadata: pa.Table) -> Results:
-    ids = pa.chunked_array([[f"i{row}" for row in range(metadata.num_rows)]], pa.string())
+    ids = pa.array([f"i{row}" for row in range(metadata.num_rows)], pa.string())
     shard = LoadedShard(
         collection="tracks",
         num_items=metadata.num_rows,
