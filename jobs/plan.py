@@ -136,8 +136,10 @@ def survey(inputs: Inputs) -> Keys:
 
 @ray.remote(num_returns=2)
 def survey_part(part: Part, rules: RowRules, encoder_fingerprint: str | None) -> tuple[int, pa.Table]:
-    good = add_keys(check_part(part, rules)[0], rules, encoder_fingerprint)
-    return good.num_rows, good.select(["item_id", "id_key", "collection", "fingerprint", "fingerprint_key"])
+    columns = ["item_id", "id_key", "collection", "fingerprint", "fingerprint_key"]
+    batches = (add_keys(good, rules, encoder_fingerprint) for good, _ in check_part(part, rules))
+    keys = pa.concat_tables([batch.select(columns) for batch in batches])
+    return keys.num_rows, keys
 
 
 def count_items(keys: Keys, num_rows: int) -> Counter[str]:

@@ -31,7 +31,7 @@ class LoadedShard:
     """Labels, those of tombstones included."""
     ef_search: int
     graph: Graph
-    item_ids: pa.ChunkedArray
+    item_ids: pa.StringArray
     """string (num_rows,), by label."""
     read_metadata: Callable[[], pa.Table]
 
@@ -54,7 +54,7 @@ def load_shard(fetch: Fetch, dim: int, collection: Collection, shard: Shard) -> 
         num_rows=shard.num_rows,
         ef_search=collection.ef_search,
         graph=open_graph(fetch, dim, shard, where),
-        item_ids=rows["item_id"],
+        item_ids=rows["item_id"].combine_chunks(),
         read_metadata=lambda: read_metadata(lambda blob: mapped[blob.sha256], shard, where),
     )
 

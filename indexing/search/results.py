@@ -49,7 +49,7 @@ class OpenRelease:
         self.release, self.shards = release, shards
         self._held_encoder, self._source = encoder, source
         self._encoding = threading.Lock()  # an encoder serves one thread at a time
-        self.item_ids = pa.chunked_array([chunk for shard in shards for chunk in shard.item_ids.chunks], pa.string())
+        self.item_ids = pa.chunked_array([shard.item_ids for shard in shards], pa.string())
         self.first_rows = np.cumsum([0] + [shard.num_rows for shard in shards])[:-1]
 
     @overload
@@ -100,9 +100,24 @@ class OpenRelease:
         ordered = np.take_along_axis(scores, order, axis=1)
         tied = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
         if tied.size:
-            ranks = text_ranks(self.item_ids.take(pa.array(rows[tied].ravel()))).reshape(len(tied), -1)
-            order[tied] = np.lexsort((ranks, -scores[tied]), axis=1)
+            order[tied] = np.lexsort((text_ranks(self.ids_of(rows[tied])), -scores[tied]), axis=1)
         return order
+
+    def ids_of(self, rows: np.ndarray) -> np.ndarray:
+        """str objects, of the shape of `rows`, which are counted over the loaded shards.
+
+        From each shard its own: of an array in chunks Arrow would join all of them first.
+        """
+        numbers, ids = self.shard_numbers(rows), np.empty(rows.shape, dtype=object)
+        for number in np.unique(numbers):
+            is_here = numbers == number
+            labels = pa.array(rows[is_here] - self.first_rows[number])
+            ids[is_here] = self.shards[number].item_ids.take(labels).to_numpy(zero_copy_only=False)
+        return ids
+
+    def shard_numbers(self, rows: np.ndarray) -> np.ndarray:
+        """int64, of the shape of `rows`: in which of the loaded shards each is."""
+        return np.searchsorted(self.first_rows, rows, side="right") - 1
 
     def _searched_shards(self, collections: str | Sequence[str] | None) -> list[int]:
         names = [collections] if isinstance(collections, str) else collections
@@ -138,14 +153,13 @@ class Results(Sequence[list[Hit]]):
     @cached_property
     def item_ids(self) -> np.ndarray:
         """str objects (num_queries, k)."""
-        ids: np.ndarray = self._release.item_ids.take(pa.array(self.rows.ravel())).to_numpy()
-        return ids.reshape(self.rows.shape)
+        return self._release.ids_of(self.rows)
 
     @cached_property
     def collections(self) -> np.ndarray:
         """str objects (num_queries, k): the collection of each hit."""
         names = np.array([shard.collection for shard in self._release.shards], dtype=object)
-        of_hits: np.ndarray = names[self._shard_numbers(self.rows)]
+        of_hits: np.ndarray = names[self._release.shard_numbers(self.rows)]
         return of_hits
 
     def __len__(self) -> int:
@@ -159,7 +173,7 @@ class Results(Sequence[list[Hit]]):
         if isinstance(position, slice):
             return [self[i] for i in range(*position.indices(len(self)))]
         rows, scores = self.rows[operator.index(position)], self.scores[operator.index(position)]
-        return [self._make_hit(*found) for found in zip(self._shard_numbers(rows), rows, scores, strict=True)]
+        return [self._make_hit(*found) for found in zip(self._release.shard_numbers(rows), rows, scores, strict=True)]
 
     def _make_hit(self, number: int, row: int, score: float) -> Hit:
         shard, label = self._release.shards[number], int(row - self._release.first_rows[number])
@@ -169,9 +183,6 @@ class Results(Sequence[list[Hit]]):
             collection=shard.collection,
             metadata=row_values(shard.metadata, label),
         )
-
-    def _shard_numbers(self, rows: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self._release.first_rows, rows, side="right") - 1
 
 
 def _num_cores() -> int:

@@ -48,7 +48,7 @@ class CatalogueConfig:
     )
     """How an item reads as text, per item type or `default`; a missing field leaves no separator."""
     max_quarantined: Share = 0.01
-    """Share of rows, of the catalogue or of a log, that may be set aside as bad; of fewer than 100 rows, 5 may be."""
+    """Share of rows, of the catalogue or of a log, that may be set aside; of fewer than 100 rows, 5 always may."""
 
     @model_validator(mode="after")
     def _a_rule_says_where_from(self) -> Self:
@@ -62,9 +62,9 @@ class CatalogueConfig:
 
     def max_bad_rows(self, num_rows: int) -> int:
         """How many of `num_rows` may be set aside. A share of few rows would be none, so a few are always allowed."""
-        if num_rows < MIN_ROWS_FOR_SHARE:
-            return HANDFUL if self.max_quarantined else 0
-        return int(self.max_quarantined * num_rows)
+        share = int(self.max_quarantined * num_rows)
+        is_few = num_rows < MIN_ROWS_FOR_SHARE and self.max_quarantined > 0
+        return max(share, HANDFUL) if is_few else share
 
     @model_validator(mode="after")
     def _each_item_type_in_one_collection(self) -> Self:

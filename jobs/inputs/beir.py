@@ -77,7 +77,7 @@ def _read_texts(path: Path) -> dict[str, tuple[str, str]]:
         try:
             entry = json.loads(line)
             json.dumps(entry, ensure_ascii=False).encode()  # half a surrogate pair is valid JSON, but not UTF-8
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: line {number}: expected JSON in UTF-8, got {line[:40]!r}") from error
         if not isinstance(entry, dict):
             raise DataError(f"{path}: line {number}: expected a JSON object, got {type(entry).__name__}")

@@ -13,6 +13,7 @@ from indexing.catalogue.contract import REQUIRED, conform_schema, merge_schemas,
 from indexing.errors import ConfigError, DataError
 from indexing.store import ObjectInfo, Store, open_store
 from jobs.config.schema import Config
+from jobs.inputs.batches import read_batches
 from jobs.inputs.columns import INTERNAL, ColumnRule, Columns, arrange, column_rules
 from jobs.inputs.converted import convert_file
 from jobs.inputs.files import (
@@ -83,12 +84,16 @@ class Part:
     def key(self) -> str:
         return self.info.key
 
-    def read(self) -> pa.Table:
-        """The rows as they came, under the contract's names; converted ones with `source_row`, `reason` and `text`."""
+    def batches(self) -> Iterator[pa.Table]:
+        """The rows in order, as `read_batches` has them, under the contract's names; converted ones with `source_row`,
+        `reason` and `text`.
+
+        Raises DataError for invalid Parquet, and where the file was replaced since it was listed.
+        """
         with open_listed(self.store, self.info) as file, parquet_errors(self.source):
-            table = pq.ParquetFile(file).read_row_groups(range(self.first_row_group, self.end_row_group))
-        table = arrange(table, self.columns, self.source)
-        return table.rename_columns([INTERNAL.get(name, name) for name in table.column_names])
+            for table in read_batches(file, range(self.first_row_group, self.end_row_group)):
+                table = arrange(table, self.columns, self.source)
+                yield table.rename_columns([INTERNAL.get(name, name) for name in table.column_names])
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,7 @@ def scan_file(config: Config, store: Store, info: ObjectInfo) -> tuple[str, list
     if kind_of(info.key) == "Parquet":
         with open_listed(store, info) as file:
             scan = scan_parquet(file, store, info, source, info.key)
+            require_free_names(scan.schema.names, set(INTERNAL), source)
             return content_digest(store, info, file), [scan]
     workspace, scans = open_store(config.workspace, config.s3), []
     digest, converted = convert_file(store, info, workspace)
@@ -203,11 +209,7 @@ def source_path(config: Config) -> tuple[str, str]:
 
 def check_schema(config: Config, schema: pa.Schema, names: Collection[str], source: str) -> pa.Schema:
     """The schema that rows are converted to. `names`: all columns of the file."""
-    if taken := sorted(RESERVED.intersection(schema.names)):
-        raise DataError(
-            f"{source}: the column {taken[0]} has a name that is reserved for the stages; rename it, or say in "
-            "catalogue.columns which of the contract it is"
-        )
+    require_free_names(schema.names, RESERVED, source)
     if not config.vectors.path:
         has_one_type = len(config.item_types()) == 1
         require_names(names, [name for name in REQUIRED if name != "item_type" or not has_one_type], source)
@@ -218,6 +220,15 @@ def check_schema(config: Config, schema: pa.Schema, names: Collection[str], sour
         require_vectors(schema.field(VECTOR).type, source)
     schema = conform_schema(schema, source)
     return pa.schema([field for field in schema if field.name != VECTOR])
+
+
+def require_free_names(names: Sequence[str], reserved: set[str], source: str) -> None:
+    """Raises DataError for a column whose name the stages need."""
+    if taken := sorted(reserved.intersection(names)):
+        raise DataError(
+            f"{source}: the column {taken[0]} has a name that is reserved for the stages; rename it, or say in "
+            "catalogue.columns which of the contract it is"
+        )
 
 
 def find_npy(config: Config, num_rows: int) -> Npy | None:

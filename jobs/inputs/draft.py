@@ -192,10 +192,10 @@ def read_texts(config: Config) -> tuple[list[str], int]:
     rules = row_rules(config, source)
     reason = ""
     for part in source.parts:
-        good, bad = check_part(part, rules)
-        if good.num_rows:
-            return good["text"][:SHOWN_ROWS].to_pylist(), source.num_rows
-        reason = reason or bad["reason"][0].as_py()
+        for good, bad in check_part(part, rules):
+            if good.num_rows:
+                return good["text"][:SHOWN_ROWS].to_pylist(), source.num_rows
+            reason = reason or bad["reason"][0].as_py()
     raise DataError(
         f"{config.catalogue.path}: expected a good row, got {source.num_rows} bad ones; the first: {reason}"
     )

@@ -34,8 +34,10 @@ def scan_items(run: Run, source: Source, rules: RowRules, wanted: pa.Array, pool
 @ray.remote
 def pick_items(part: Part, rules: RowRules, wanted: pa.Array, share: float) -> tuple[pa.Table, int]:
     """What is picked of one part, and how many rows it has."""
-    good, bad = check_part(part, rules)
-    in_pool = id_keys(good["item_id"].to_pylist()) < share * 2.0**64
-    good = good.select(COLUMNS).append_column("in_pool", pa.array(in_pool))
-    is_picked = pc.or_(pc.is_in(good["item_id"], value_set=wanted), good["in_pool"])
-    return good.filter(is_picked), good.num_rows + bad.num_rows
+    picked, num_rows = [], 0
+    for good, bad in check_part(part, rules):
+        in_pool = id_keys(good["item_id"].to_pylist()) < share * 2.0**64
+        items = good.select(COLUMNS).append_column("in_pool", pa.array(in_pool))
+        picked.append(items.filter(pc.or_(pc.is_in(items["item_id"], value_set=wanted), items["in_pool"])))
+        num_rows += good.num_rows + bad.num_rows
+    return pa.concat_tables(picked), num_rows

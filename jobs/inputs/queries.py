@@ -5,12 +5,12 @@ import logging
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from indexing.catalogue.columns import convert, converts
 from indexing.errors import DataError
 from indexing.store import S3Settings
 from jobs.config.schema import Config
+from jobs.inputs.batches import read_batches
 from jobs.inputs.files import list_files, open_listed, parquet_errors, read_footer
 
 logger = logging.getLogger(__name__)
@@ -26,12 +26,14 @@ def read_queries(path: str, s3: S3Settings | None, setting: str) -> list[str]:
             _, schema = read_footer(file, source)
             if "query" not in schema.names or not converts(schema.field("query").type, pa.string()):
                 raise DataError(f"{source}: expected a column query of texts, got {', '.join(schema.names)}")
+            num_undecodable = 0
             with parquet_errors(source):
-                column = pq.ParquetFile(file).read(columns=["query"])["query"]
-        column, undecodable = convert(column, pa.string())
-        if count := pc.sum(undecodable).as_py():
-            logger.warning("%s: %d queries that are not UTF-8 are left out", source, count)
-        texts.update(text for text in pc.unique(column).to_pylist() if text and text.strip())
+                for batch in read_batches(file, columns=["query"]):
+                    column, undecodable = convert(batch["query"], pa.string())
+                    num_undecodable += pc.sum(undecodable).as_py() or 0
+                    texts.update(text for text in pc.unique(column).to_pylist() if text and text.strip())
+        if num_undecodable:
+            logger.warning("%s: %d queries that are not UTF-8 are left out", source, num_undecodable)
     if not texts:
         raise DataError(f"{setting}: expected queries in {path}, got only blank ones")
     return sorted(texts)

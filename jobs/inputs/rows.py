@@ -1,5 +1,6 @@
 """The rows of a part: checked against the contract, with text or vector, then with fingerprint and keys."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,16 +53,29 @@ def row_rules(config: Config, source: Source) -> RowRules:
     return RowRules(source.schema, item_types, text, source.npy, source.dim)
 
 
-def check_part(part: Part, rules: RowRules) -> tuple[pa.Table, pa.Table]:
-    """(good rows with `text` or `vector`, and source_part and source_row; bad rows as BAD_ROWS)."""
-    raw = part.read()
-    rows = pa.array(range(part.first_row, part.first_row + raw.num_rows), pa.int64())
+def check_part(part: Part, rules: RowRules) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """`check_rows` of each batch of the part."""
+    first_row = part.first_row
+    for raw in part.batches():
+        yield check_rows(part, rules, raw, first_row)
+        first_row += raw.num_rows
+
+
+def check_rows(part: Part, rules: RowRules, raw: pa.Table, first_row: int) -> tuple[pa.Table, pa.Table]:
+    """(good rows with `text` or `vector`, and source_part and source_row; bad rows as BAD_ROWS).
+
+    `raw` are rows of the part as they came, the first of them row `first_row` of its file.
+    """
+    rows = pa.array(range(first_row, first_row + raw.num_rows), pa.int64())
     if "source_row" in raw.column_names:  # lines of the file that were no rows count too
         rows = raw["source_row"]
     table = conform_table(raw, rules.schema)
     table = table.append_column("source_part", pa.repeat(part.number, table.num_rows)).append_column("source_row", rows)
     table = table.append_column(POSITION, pa.array(range(table.num_rows), pa.int64()))
-    good, bad = add_vectors(part, rules, raw, table) if rules.text is None else add_texts(rules.text, rules, table)
+    if rules.text is None:
+        good, bad = add_vectors(rules, raw, table, first_row)
+    else:
+        good, bad = add_texts(rules.text, rules, table)
     return good.drop_columns(POSITION), describe_bad(part, raw, bad)
 
 
@@ -93,12 +107,12 @@ def add_texts(text: dict[str, str], rules: RowRules, table: pa.Table) -> tuple[p
     return move_bad(good.append_column("text", texts), bad, pc.equal(texts, ""), "its text is empty")
 
 
-def add_vectors(part: Part, rules: RowRules, raw: pa.Table, table: pa.Table) -> tuple[pa.Table, pa.Table]:
+def add_vectors(rules: RowRules, raw: pa.Table, table: pa.Table, first_row: int) -> tuple[pa.Table, pa.Table]:
     """Good rows with `vector` (unit norm), and bad rows."""
     item_types = list(rules.collections)
     good, bad = split_rows(fill_titles(fill_types(table, item_types)), item_types)
     if rules.npy:
-        vectors = rules.npy.read_rows(part.first_row, raw.num_rows)
+        vectors = rules.npy.read_rows(first_row, raw.num_rows)
         unfit = np.zeros(len(vectors), bool)
     else:
         assert rules.dim is not None

@@ -36,6 +36,7 @@ from jobs.workspace.blobs import put_blob, workspace_key
 from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.records import Built, BuiltGraph, BuiltShard, Encoded, Prepared
 from jobs.workspace.runs import parquet_bytes, read_parts, read_run, run_key
+from jobs.workspace.take import take_rows
 from jobs.workspace.vectors import VECTOR, row_keys, vectors_of
 
 FORMAT = 2
@@ -241,7 +242,7 @@ def shard_items(task: ShardTask) -> pa.Table:
     workspace, path = task.workspace, task.items_path
     rows = read_parts(workspace, path, "items", task.num_parts, "id_key", task.keys, collection=task.collection)
     order = [("id_key", "ascending"), ("item_id", "ascending")]
-    rows = rows.take(pc.sort_indices(rows, sort_keys=order))
+    rows = take_rows(rows, pc.sort_indices(rows, sort_keys=order))
     for number in task.duplicate_ranges:
         duplicates = read_run(workspace, run_key(path, "duplicates", number), "id_key", task.keys)
         rows = rows.filter(pc.invert(pc.is_in(_sources(rows), value_set=_sources(duplicates))))

@@ -23,6 +23,7 @@ from indexing.store import Store
 from indexing.store.cache import download_into
 from jobs.workspace.blobs import put_blob, workspace_key
 from jobs.workspace.runs import parquet_bytes
+from jobs.workspace.take import take_rows
 from jobs.workspace.vectors import VECTOR, row_keys, vector_column
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def update_shard(
     kept = list((parent.deltas or ())[: len(changes.ends) - 1])
     deltas = [replace(delta, metadata=blob) for delta, blob in zip(kept, metadata[1:], strict=False)]
     if len(changes.new_rows):
-        new, new_display = items.take(changes.new_rows), display.take(changes.new_rows)
+        new, new_display = items.take(changes.new_rows), take_rows(display, changes.new_rows)
         deltas.append(put_delta(workspace, new, new_display, read_vectors(new)))
     return replace(
         parent,
@@ -122,12 +123,12 @@ def update_shard(
 def same_rows(before: pa.Table, now: pa.Table, rows: np.ndarray) -> bool:
     """Whether the labels of `before` that still stand for a row show what that row shows now."""
     is_live = rows >= 0
-    return bool(before.filter(pa.array(is_live)).equals(now.take(rows[is_live])))
+    return bool(before.filter(pa.array(is_live)).equals(take_rows(now, rows[is_live])))
 
 
 def take_or_null(table: pa.Table, rows: np.ndarray) -> pa.Table:
     """The rows, and a row of nulls for each -1."""
-    return table.take(pa.array(rows, mask=rows < 0))
+    return take_rows(table, pa.array(rows, mask=rows < 0))
 
 
 def put_delta(workspace: Store, items: pa.Table, display: pa.Table, vectors: np.ndarray) -> Delta:

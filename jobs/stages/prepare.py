@@ -2,7 +2,7 @@
 
 Each part becomes runs in the workspace: `items-N` sorted by id key, which `build` reads by range, and `texts-N` sorted
 by fingerprint, which `encode` reads by range (or `vectors-N`, sorted by id key, where vectors come precomputed). Bad
-rows are listed in `quarantine.csv`. No process ever sees more than one part, or one range of ids.
+rows are listed in `quarantine.csv`. No process ever holds more than one batch of a part, or one range of ids.
 """
 
 from collections import Counter
@@ -25,11 +25,13 @@ from jobs.stages.quarantine import DUPLICATE, write_bad_rows, write_quarantine
 from jobs.workspace.artifact import Artifact
 from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.records import Prepared
-from jobs.workspace.runs import read_parts, run_key, write_run
+from jobs.workspace.runs import read_parts, run_key, run_writer, write_run
 from jobs.workspace.vectors import VECTOR
 
 FORMAT = 3
 ROWS_PER_DUPLICATE_CHECK = 1_000_000
+TEXT_COLUMNS = ["fingerprint_key", "fingerprint", "item_id", "id_key", "text"]
+VECTOR_COLUMNS = ["id_key", "item_id", "fingerprint", VECTOR]
 ITEM_ORDER = ["collection", "id_key", "item_id", "source_part", "source_row"]
 
 
@@ -94,22 +96,24 @@ def prepared_artifact(workspace: Store, inputs: Inputs) -> Artifact[Prepared]:
 def prepare_part(
     part: Part, rules: RowRules, encoder_fingerprint: str | None, workspace: Store, path: str
 ) -> PartCounts:
-    """Checks and fingerprints one part; writes its runs and its quarantine."""
-    good, bad = check_part(part, rules)
-    good = add_keys(good, rules, encoder_fingerprint)
+    """Checks and fingerprints one part, batch by batch; writes its runs and its quarantine."""
+    kind, columns = ("vectors", VECTOR_COLUMNS) if rules.text is None else ("texts", TEXT_COLUMNS)
+    num_good, set_aside = 0, list[pa.Table]()
+    with (
+        run_writer(workspace, run_key(path, "items", part.number), sort_by=ITEM_ORDER) as write_items,
+        run_writer(workspace, run_key(path, kind, part.number), sort_by=columns[:3]) as write_payload,
+    ):
+        for good, bad in check_part(part, rules):
+            good = add_keys(good, rules, encoder_fingerprint)
+            write_items(good.drop_columns([columns[-1], "fingerprint_key"]))
+            write_payload(good.select(columns))
+            num_good += good.num_rows
+            set_aside.append(bad)
+    bad = pa.concat_tables(set_aside)
     if bad.num_rows:
         write_bad_rows(workspace, path, part.number, bad)
-    payload = VECTOR if rules.text is None else "text"
-    items = good.drop_columns([payload, "fingerprint_key"])
-    write_run(workspace, run_key(path, "items", part.number), items, sort_by=ITEM_ORDER)
-    if payload == "text":
-        texts = good.select(["fingerprint_key", "fingerprint", "item_id", "id_key", "text"])
-        write_run(workspace, run_key(path, "texts", part.number), texts, sort_by=texts.column_names[:3])
-    else:
-        vectors = good.select(["id_key", "item_id", "fingerprint", VECTOR])
-        write_run(workspace, run_key(path, "vectors", part.number), vectors, sort_by=vectors.column_names[:3])
     reasons = Counter(bad["reason"].to_pylist())
-    return PartCounts(part.number, good.num_rows + bad.num_rows, reasons, peak_memory_bytes())
+    return PartCounts(part.number, num_good + bad.num_rows, reasons, peak_memory_bytes())
 
 
 def find_all_duplicates(workspace: Store, path: str, source: Source, num_parts: int) -> list[RangeCheck]:

@@ -1,22 +1,61 @@
 """Sorted Parquet files of the workspace, read by key range."""
 
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from indexing.errors import StoreUnavailable, first_line
 from indexing.key_ranges import KeyRange
 from indexing.store import Store
+from indexing.store.blobs import file_blob
 
 ROW_GROUP_ROWS = 1024
 
 
 def write_run(store: Store, key: str, table: pa.Table, *, sort_by: list[str]) -> None:
     """Puts `table`, sorted, as Parquet whose row groups can be read by key range. Same rows, same bytes."""
-    table = table.take(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in sort_by]))
-    strings = [field.name for field in table.schema if pa.types.is_string(field.type)]
-    store.put(key, parquet_bytes(table, row_group_size=ROW_GROUP_ROWS, use_dictionary=strings))
+    options = {"row_group_size": ROW_GROUP_ROWS, "use_dictionary": strings_of(table)}
+    store.put(key, parquet_bytes(sort_table(table, sort_by), **options))
+
+
+@contextmanager
+def run_writer(store: Store, key: str, *, sort_by: list[str]) -> Iterator[Callable[[pa.Table], None]]:
+    """A function that adds a table, sorted by itself, to a run; the run is in the store once the block ends well.
+
+    What was added lies on this machine's disk until then. Nothing is stored where nothing was added. Raises
+    StoreUnavailable where the disk is full.
+    """
+    with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder, ExitStack() as stack:
+        path, writers = Path(folder, "run.parquet"), list[pq.ParquetWriter]()
+
+        def add(table: pa.Table) -> None:
+            try:
+                if not writers:
+                    writer = pq.ParquetWriter(path, table.schema, compression="zstd", use_dictionary=strings_of(table))
+                    writers.append(stack.enter_context(writer))
+                writers[0].write_table(sort_table(table, sort_by), row_group_size=ROW_GROUP_ROWS)
+            except OSError as error:
+                raise StoreUnavailable(f"{folder}: expected to write a run, got: {first_line(error)}") from error
+
+        yield add
+        stack.close()
+        if writers:
+            store.upload(key, path, sha256=file_blob(path).sha256)
+
+
+def sort_table(table: pa.Table, sort_by: list[str]) -> pa.Table:
+    return table.take(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in sort_by]))
+
+
+def strings_of(table: pa.Table) -> list[str]:
+    """The columns that a run encodes as dictionaries."""
+    return [field.name for field in table.schema if pa.types.is_string(field.type)]
 
 
 def parquet_bytes(table: pa.Table, **options: Any) -> bytes:

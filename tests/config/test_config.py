@@ -56,6 +56,16 @@ def test_what_is_left_out_has_its_default(path: Path) -> None:
     assert config.index.params() == IndexParams(M=16, ef_construction=128, seed=1, builder="faiss")
 
 
+@pytest.mark.parametrize(
+    ("share", "num_rows", "expected"),
+    [(0.01, 1000, 10), (0.01, 99, 5), (0, 99, 0), (0, 1000, 0), (1, 99, 99), (1, 3, 5), (0.5, 40, 20)],
+)
+def test_of_few_rows_five_may_be_bad_or_the_share_where_that_is_more(
+    path: Path, share: float, num_rows: int, expected: int
+) -> None:
+    assert load(path, f"catalogue.max_quarantined={share}").catalogue.max_bad_rows(num_rows) == expected
+
+
 def test_overrides_replace_values_in_the_file(path: Path) -> None:
     config = load(path, "index.M=24", "encoder.device=cpu", "s3.endpoint=http://127.0.0.1:9000", "publish.always=true")
     assert (config.index.M, config.encoder.device, config.publish.always) == (24, "cpu", True)

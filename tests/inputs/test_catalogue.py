@@ -18,7 +18,7 @@ from indexing.errors import ConfigError, DataError
 from indexing.store import open_store
 from jobs.config.load import load_config
 from jobs.config.schema import LIST_COLUMNS, Column, Config
-from jobs.inputs.catalogue import Source, scan_source
+from jobs.inputs.catalogue import Part, Source, scan_source
 from jobs.inputs.queries import read_queries
 from jobs.inputs.rows import check_part, row_rules
 
@@ -55,12 +55,16 @@ def scan(path: Path, **changes: Any) -> Source:
     return scan_source(config_of(path, **changes))
 
 
+def ids_of(part: Part) -> list[str]:
+    return [item_id for batch in part.batches() for item_id in batch["item_id"].to_pylist()]
+
+
 def test_a_folder_is_read_in_order_of_names_and_with_its_sub_folders(folder: Path) -> None:
     write(folder, b=rows("3"), a=rows("1", "2"))
     write(folder / "sub", c=rows("4"))
     (folder / "README.md").write_text("not Parquet")
     source = scan(folder)
-    assert [part.read()["item_id"].to_pylist() for part in source.parts] == [["1", "2"], ["3"], ["4"]]
+    assert [ids_of(part) for part in source.parts] == [["1", "2"], ["3"], ["4"]]
     assert [part.number for part in source.parts] == [0, 1, 2]
     assert source.num_rows == 4
 
@@ -80,12 +84,12 @@ def test_footers_are_read_several_at_once(folder: Path, monkeypatch: pytest.Monk
 
 def test_a_folder_may_be_called_like_a_file(tmp_path: Path) -> None:
     write(tmp_path / "all.parquet", part=rows("1"))
-    assert scan(tmp_path / "all.parquet").parts[0].read()["item_id"].to_pylist() == ["1"]
+    assert ids_of(scan(tmp_path / "all.parquet").parts[0]) == ["1"]
 
 
 def test_one_file_is_read_alone(folder: Path) -> None:
     write(folder, a=rows("1"), b=rows("2"))
-    assert scan(folder / "b.parquet").parts[0].read()["item_id"].to_pylist() == ["2"]
+    assert ids_of(scan(folder / "b.parquet").parts[0]) == ["2"]
 
 
 def test_a_catalogue_in_any_store_is_read(store_url: str, tmp_path: Path) -> None:
@@ -94,7 +98,7 @@ def test_a_catalogue_in_any_store_is_read(store_url: str, tmp_path: Path) -> Non
     open_store(store_url).put("catalogue/a.parquet", sink.getvalue().to_pybytes())
     config = config_of(tmp_path / "x", catalogue={"path": f"{store_url}/catalogue", **COLLECTIONS})
     (part,) = scan_source(config).parts
-    assert part.read()["item_id"].to_pylist() == ["1", "2"]
+    assert ids_of(part) == ["1", "2"]
 
 
 COLLECTIONS = {"collections": {"tracks": {"item_types": ["track"]}}}
@@ -109,13 +113,13 @@ def test_files_are_cut_between_row_groups_into_parts_of_bounded_size(
     _, *parts = scan(folder).parts
     assert [part.number for part in parts] == [1, 2, 3, 4, 5]
     assert [part.first_row for part in parts] == [0, 200, 400, 600, 800]
-    assert [value for part in parts for value in part.read()["item_id"].to_pylist()] == list(map(str, range(1000)))
+    assert [value for part in parts for value in ids_of(part)] == list(map(str, range(1000)))
 
 
 def test_a_row_group_larger_than_a_part_is_a_part_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.inputs.catalogue, "PART_ROWS", 100)
     write(folder, a=rows(*map(str, range(300))))
-    assert [part.read().num_rows for part in scan(folder).parts] == [300]
+    assert [len(ids_of(part)) for part in scan(folder).parts] == [300]
 
 
 def test_files_with_different_columns_are_read_as_one_schema(folder: Path) -> None:
@@ -133,7 +137,7 @@ def test_part_files_of_two_writers_are_read_as_one_with_the_wider_type(folder: P
         b=rows("2", plays=[1.5], label=pa.array(["y"]).dictionary_encode(), at=pa.array([moment], pa.timestamp("us"))),
     )
     source = scan(folder)
-    table = pa.concat_tables([conform_table(part.read(), source.schema) for part in source.parts])
+    table = pa.concat_tables([conform_table(batch, source.schema) for part in source.parts for batch in part.batches()])
     assert table.select(["plays", "label", "at"]).to_pylist() == [
         {"plays": 1.0, "label": "x", "at": moment},
         {"plays": 1.5, "label": "y", "at": moment},
@@ -215,6 +219,13 @@ def test_files_without_rows_are_an_empty_catalogue(folder: Path) -> None:
         scan(folder)
 
 
+@pytest.mark.parametrize("name", ["source_row", "nightcrate:row", "nightcrate:reason"])
+def test_a_column_with_a_name_that_the_stages_need_is_refused(folder: Path, name: str) -> None:
+    write(folder, a=rows("1", **{name: [7]}))
+    with pytest.raises(DataError, match=rf"a\.parquet: the column {name} has a name that is reserved"):
+        scan(folder)
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all", b"PAR1" + b"\0" * 100 + b"PAR1"])
 def test_a_file_that_is_not_parquet_is_named(folder: Path, content: bytes) -> None:
     folder.mkdir()
@@ -230,7 +241,7 @@ def test_a_parquet_whose_data_is_damaged_is_named(folder: Path) -> None:
     data[4:400] = b"\xff" * 396
     (folder / "a.parquet").write_bytes(data)
     with pytest.raises(DataError, match=r"a\.parquet"):
-        scan(folder).parts[0].read()
+        list(scan(folder).parts[0].batches())
 
 
 # --- queries ---
@@ -293,7 +304,7 @@ def good_items(path: Path, **catalogue: Any) -> list[dict[str, Any]]:
     config = config_of(path, catalogue={"path": str(path), **NAMED, **catalogue})
     source = scan_source(config)
     rules = row_rules(config, source)
-    tables = [check_part(part, rules)[0] for part in source.parts]
+    tables = [good for part in source.parts for good, _ in check_part(part, rules)]
     return [row for table in tables for row in table.select([*source.schema.names, "text"]).to_pylist()]
 
 
@@ -325,7 +336,7 @@ def test_a_text_file_is_converted_once_and_again_when_it_has_changed(
     (folder / "songs.csv").write_text("id,name,artist\n1,Solar,\n")
     changed = scan_source(config)
     assert changed.fingerprint != first.fingerprint
-    assert changed.parts[0].read()["title"].to_pylist() == ["Solar"]
+    assert next(changed.parts[0].batches())["title"].to_pylist() == ["Solar"]
 
 
 def test_a_conversion_that_was_killed_is_made_from_scratch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,7 +361,7 @@ def test_a_line_of_a_text_file_that_is_no_row_is_a_bad_row_of_its_file(folder: P
     (folder / "a.csv").write_text("id,name,artist\n1,So What,\n2\n,Solar,\n")
     config = config_of(folder, catalogue={"path": str(folder), **NAMED})
     source = scan_source(config)
-    good, bad = check_part(source.parts[0], row_rules(config, source))
+    ((good, bad),) = check_part(source.parts[0], row_rules(config, source))
     assert (source.num_rows, good["item_id"].to_pylist()) == (3, ["1"])
     assert sorted((row["source_file"], row["source_row"], row["reason"]) for row in bad.to_pylist()) == [
         ("a.csv", 2, "expected 3 fields, got 1"),
@@ -364,7 +375,7 @@ def test_bytes_that_are_no_utf8_cost_their_row_of_a_csv_alone(folder: Path) -> N
     (folder / "a.csv").write_bytes(b"id,name,artist\n1,So What,a;b\n2,Solar,a;caf\xe9\n3,caf\xe9,\n")
     config = config_of(folder, catalogue={"path": str(folder), **NAMED})
     source = scan_source(config)
-    good, bad = check_part(source.parts[0], row_rules(config, source))
+    ((good, bad),) = check_part(source.parts[0], row_rules(config, source))
     assert good["creators"].to_pylist() == [["a", "b"]]
     assert bad["reason"].to_pylist() == ["a string is not valid UTF-8"] * 2
 
@@ -439,8 +450,12 @@ def test_what_begins_with_an_underscore_or_a_dot_is_no_data(folder: Path, name: 
 
 def test_a_file_or_folder_that_is_named_is_read_whatever_its_name(tmp_path: Path) -> None:
     write(tmp_path / "_data", _a=rows("1"), b=rows("2"))
-    assert scan(tmp_path / "_data" / "_a.parquet").parts[0].read()["item_id"].to_pylist() == ["1"]
-    assert scan(tmp_path / "_data").parts[0].read()["item_id"].to_pylist() == ["2"]
+    assert read_ids(tmp_path / "_data" / "_a.parquet") == ["1"]
+    assert read_ids(tmp_path / "_data") == ["2"]
+
+
+def read_ids(path: Path) -> list[str]:
+    return [item_id for part in scan(path).parts for rows in part.batches() for item_id in rows["item_id"].to_pylist()]
 
 
 @pytest.mark.case(31)

@@ -11,14 +11,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexing.errors import ConfigError, DataError
-from indexing.key_ranges import id_keys
+from indexing.key_ranges import id_keys, key_range
+from indexing.store import open_store
 from jobs.config.load import load_config
 from jobs.config.schema import Config
+from jobs.inputs import batches
 from jobs.inputs.catalogue import Part, Source, scan_source
 from jobs.inputs.rows import BAD_ROWS, MAX_EXCERPT, add_keys, check_part, row_rules
+from jobs.stages.prepare import prepare_part
+from jobs.workspace.runs import read_run, run_key
 from jobs.workspace.vectors import VECTOR, vectors_of
 
 ENCODER = "0" * 32
+TITLES = {"collections": {"tracks": {"item_types": ["track"]}}, "text": {"default": "{title}"}}
 ROW = {"item_type": "track", "title": "So What"}
 
 
@@ -39,8 +44,8 @@ def make_config(folder: Path, **changes: Any) -> Config:
 
 def check(config: Config, part: Part, source: Source, encoder: str | None) -> tuple[pa.Table, pa.Table]:
     rules = row_rules(config, source)
-    good, bad = check_part(part, rules)
-    return add_keys(good, rules, encoder), bad
+    good, bad = zip(*check_part(part, rules), strict=True)
+    return add_keys(pa.concat_tables(good), rules, encoder), pa.concat_tables(bad)
 
 
 def check_texts(folder: Path, rows: list[dict[str, Any]]) -> tuple[pa.Table, pa.Table]:
@@ -113,6 +118,29 @@ def test_an_excerpt_is_short_and_shows_what_came_whatever_it_was(tmp_path: Path)
     assert first.startswith("item_id: 1; item_type: track; title: caf\ufffd = 1; plays: ")
     assert first.endswith("; popularity: many; more: {'a': [1]}")
     assert len(second) == MAX_EXCERPT
+
+
+@pytest.mark.case(19)
+def test_a_part_of_many_batches_is_one_run_and_its_bad_rows_have_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"item_id": f"{number}", **ROW, "title": "t" if number % 50 else ""} for number in range(400)]
+    (tmp_path / "catalogue").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "catalogue" / "a.parquet")
+    config = make_config(tmp_path, catalogue={**TITLES, "path": f"{tmp_path}/catalogue"})
+    source, workspace = scan_source(config), open_store(config.workspace)
+    monkeypatch.setattr(batches, "BATCH_ROWS", 1)
+    counts = prepare_part._function(source.parts[0], row_rules(config, source), ENCODER, workspace, "items")
+    assert (counts.num_rows, counts.reasons) == (400, {"title is null or blank": 8})
+    everything = key_range(0, 1)
+    items = read_run(workspace, run_key("items", "items", 0), "id_key", everything, collection="tracks")
+    texts = read_run(workspace, run_key("items", "texts", 0), "fingerprint_key", everything)
+    good = {row["item_id"] for row in rows if row["title"]}
+    assert items.num_rows == texts.num_rows == len(good)
+    assert set(items["item_id"].to_pylist()) == set(texts["item_id"].to_pylist()) == good
+    assert all(row["item_id"] == f"{row['source_row']}" for row in items.to_pylist())
+    bad = (tmp_path / "workspace" / "items" / "bad-00000.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in bad] == [f"{row + 1}" for row in range(0, 400, 50)]
 
 
 # --- precomputed vectors ---
