@@ -1,4 +1,4 @@
-"""Files of the user's: found, their Parquet footers read, their errors in one line."""
+"""The user's files: found, their Parquet footers read, their errors in one line."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from indexing.store.blobs import hash_stream
 from indexing.store.local import LocalStore
 
 Kinds = Mapping[str, tuple[str, ...]]
-"""Kind of file → how the names of such files end."""
+"""Kind of file → the suffixes of its files."""
 PARQUET: Kinds = {"Parquet": (".parquet",)}
 ROWS: Kinds = {**PARQUET, "CSV": (".csv", ".csv.gz"), "JSON lines": (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")}
 
