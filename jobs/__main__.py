@@ -60,7 +60,7 @@ def asks_for_json_lines(arguments: Sequence[str]) -> bool:
 
 @contextmanager
 def sigterm_interrupts(output: Output) -> Iterator[None]:
-    """Within the block SIGTERM raises KeyboardInterrupt, so that a lease is released; `output` then knows of it.
+    """Within the block SIGTERM raises KeyboardInterrupt, so that a lease is released; `output` then notes it.
 
     Ray passes on a KeyboardInterrupt and no other exception. The first SIGTERM is obeyed, further ones are ignored.
     """
@@ -81,7 +81,7 @@ def sigterm_interrupts(output: Output) -> Iterator[None]:
 
 
 def flush() -> None:
-    """What a command that has failed has printed, where somebody reads it."""
+    """Flushes what a failed command has printed, if somebody reads it."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:

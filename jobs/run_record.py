@@ -1,4 +1,4 @@
-"""What one run did: the record that the console shows, and that the workspace keeps for some time."""
+"""What one run did: the record that the console shows, and that the workspace keeps for a while."""
 
 import datetime
 import importlib.metadata
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 RECORDS_PREFIX = "runs/"
 RECORD_KEY = re.compile(r"runs/\d{8}T\d{6}Z-\w+\.json", re.ASCII)
 NUM_KEPT = 90
-"""Records that a workspace keeps, the newest ones: a season of nights."""
+"""The newest records, which a workspace keeps: those of some three months."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class RunRecord:
     id: str
     """Unique to the run."""
     command: str
-    """nightly, or the stage that was asked for."""
+    """nightly, or the requested stage."""
     name: str
     """From the configuration."""
     version: str
@@ -65,7 +65,7 @@ class RunRecord:
     ended_at: str
     exit_code: int
     error: str | None
-    """The line that it has ended with; None where it ended well."""
+    """The error line of a run that failed; else None."""
     stages: tuple[StageRecord, ...]
     """Those that have ended."""
     work: tuple[str, ...]
@@ -100,7 +100,7 @@ def begin_record(command: str) -> RunStart:
 def make_record(
     run: Run, start: RunStart, outcome: Outcome | None, error: str | None = None, exit_code: int = 0
 ) -> RunRecord:
-    """Of a run that has just ended; without an outcome it has failed, and less is known."""
+    """The record of a run that has just ended; a run without an outcome has failed, and less is known of it."""
     validated, published = (outcome.validated, outcome.published) if outcome else (None, None)
     return RunRecord(
         id=start.id,
@@ -126,7 +126,7 @@ def make_record(
 
 
 def keep_record(workspace: Store, record: RunRecord) -> None:
-    """Writes the record and deletes all but the newest `NUM_KEPT`. Raises nothing: the run has ended as it has."""
+    """Writes the record and deletes all but the newest `NUM_KEPT`. Raises nothing: the run has ended already."""
     try:
         workspace.put(record.key, record_bytes(record))
         for key in record_keys(workspace)[:-NUM_KEPT]:

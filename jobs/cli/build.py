@@ -104,7 +104,7 @@ def run(
         failed = make_record(night, start, None, *output.ending_of(error))
         keep_record(night.workspace, failed)
         if as_json:
-            with suppress(BrokenPipeError):  # the failure counts, not that nobody reads of it
+            with suppress(BrokenPipeError):  # the failure matters, even if nobody reads about it
                 print_json(to_plain(failed))
         raise
     keep_record(night.workspace, record)

@@ -32,7 +32,7 @@ class Output:
     is_debug: bool = False
     log_format: str = "text"
     is_terminated: bool = False
-    """Whether SIGTERM has come, which arrives as a KeyboardInterrupt."""
+    """Whether SIGTERM was received, which arrives as a KeyboardInterrupt."""
 
     def set_up_logging(self) -> None:
         """The project's own lines always, those of the libraries only with --debug."""
@@ -61,7 +61,7 @@ class Output:
         return Progress(PlainConsole(stderr=stderr, force_terminal=False if is_plain else None))
 
     def ending_of(self, error: BaseException) -> tuple[str, int]:
-        """The line and the exit code that a command ends with which raises this."""
+        """The line and the exit code with which a command ends that raises this."""
         if isinstance(error, KeyboardInterrupt):
             word, exit_code = ("terminated", TERMINATED) if self.is_terminated else ("interrupted", INTERRUPTED)
             return f"{word}; {RESUME}", exit_code
@@ -106,7 +106,7 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """One object a line."""
+    """One object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         more = {"traceback": self.formatException(record.exc_info)} if record.exc_info else {}

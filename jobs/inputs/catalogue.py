@@ -46,7 +46,7 @@ RESERVED = {"collection", "fingerprint", "fingerprint_key", "id_key", "reason", 
 
 @dataclass(frozen=True)
 class ScannedFile:
-    """A Parquet file: one of the user's, or one that was made of the user's."""
+    """A Parquet file: one of the user's, or one that was converted from the user's."""
 
     store: Store
     info: ObjectInfo
@@ -57,7 +57,7 @@ class ScannedFile:
     """The user's file below the path of the catalogue."""
     columns: Columns
     schema: pa.Schema
-    """As the file has it; after `read_columns` as its rows are converted."""
+    """That of the file; after `read_columns` that of its converted rows."""
     metadata: pq.FileMetaData
 
     def arranged(self) -> pa.Schema:
@@ -144,7 +144,7 @@ def scan_files(config: Config) -> list[tuple[ObjectInfo, str, list[ScannedFile]]
 
 
 def scan_file(config: Config, store: Store, info: ObjectInfo) -> tuple[str, list[ScannedFile]]:
-    """(what changes with the rows of the file, the Parquet files that have them)."""
+    """(a digest of the rows of the file, the Parquet files that have them)."""
     source = store.describe(info.key)
     if kind_of(info.key) == "Parquet":
         with open_listed(store, info) as file:
@@ -165,7 +165,7 @@ def scan_parquet(file: BinaryIO, store: Store, info: ObjectInfo, source: str, na
 
 
 def read_columns(config: Config, scans: Sequence[ScannedFile]) -> list[ScannedFile]:
-    """The files with what becomes of their columns, and the schema after that.
+    """The files with the way in which their columns are read, and the resulting schema.
 
     Raises DataError for a rule whose column no file has, and for a wrong schema. A file that was converted in blocks
     counts as one: a column may be missing in some of them.
@@ -263,7 +263,7 @@ def vector_batches(scan: ScannedFile) -> Iterator[pa.RecordBatch]:
 
 
 def split_file(scan: ScannedFile, first_number: int) -> list[Part]:
-    """Neighbouring row groups, up to PART_ROWS rows a part (more where a row group alone has more)."""
+    """Neighbouring row groups, up to PART_ROWS rows per part (more where a row group alone has more)."""
     parts: list[Part] = []
 
     def add(start: int, end: int, first_row: int) -> None:

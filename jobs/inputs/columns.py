@@ -11,7 +11,7 @@ from jobs.config.schema import CatalogueConfig
 from jobs.inputs.text_files import LINE, REASON, ROW
 
 INTERNAL = {ROW: "source_row", REASON: "reason", LINE: "text"}
-"""What a converted file has next to its own columns → what the stages call it."""
+"""Columns that a converted file has in addition to its own → their names in the stages."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ColumnRule:
     name: str
     """In the file."""
     split: str | None = None
-    """What separates the texts of a list."""
+    """The separator of the texts of a list."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def column_rules(catalogue: CatalogueConfig) -> dict[str, ColumnRule]:
 def arrange(table: pa.Table, columns: Columns, source: str) -> pa.Table:
     """`table` with constants, and with the columns that rules name under their new names, after those that none takes.
 
-    Raises DataError, naming `source`, for a column that is there twice, or is to be split and is no text.
+    Raises DataError, naming `source`, for a repeated column, and for one to be split that is not text.
     """
     names = table.column_names
     if len(set(names)) < len(names):

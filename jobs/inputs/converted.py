@@ -12,7 +12,7 @@ from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.runs import parquet_bytes
 
 FORMAT = 1
-"""Changes with how the rows of a file are read."""
+"""Raised when the way in which rows are read changes."""
 ROW_GROUP_ROWS = 16_384
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class Converted:
     keys: tuple[str, ...]
-    """Parquet files of the workspace that together have the rows. Their types may differ, as those of any files."""
+    """Parquet files of the workspace that together have the rows. Their types may differ, as in any files."""
 
 
 def convert_file(store: Store, info: ObjectInfo, workspace: Store) -> tuple[str, tuple[ObjectInfo, ...]]:
@@ -43,6 +43,6 @@ def convert_file(store: Store, info: ObjectInfo, workspace: Store) -> tuple[str,
 
 
 def find_all(workspace: Store, keys: Sequence[str]) -> tuple[ObjectInfo, ...]:
-    """None of the files where one is missing, as after somebody has tidied up."""
+    """None of the files where one is missing, for example because somebody deleted it."""
     found = [workspace.head(key) for key in keys]
     return tuple(info for info in found if info) if all(found) else ()

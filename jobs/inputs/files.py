@@ -15,7 +15,7 @@ from indexing.store.blobs import hash_stream
 from indexing.store.local import LocalStore
 
 Kinds = Mapping[str, tuple[str, ...]]
-"""Kind of file → how the names of such files end."""
+"""Kind of file → the suffixes of its files."""
 PARQUET: Kinds = {"Parquet": (".parquet",)}
 ROWS: Kinds = {**PARQUET, "CSV": (".csv", ".csv.gz"), "JSON lines": (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")}
 

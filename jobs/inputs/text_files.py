@@ -1,8 +1,8 @@
 """CSV and JSON lines as tables, a block at a time: memory follows the block, not the file.
 
-Every value of a CSV is text as it stands there, so that a column has one type on all nights; an empty one is null. A
-line that is no row comes as one without values and with a reason. JSON is read by Python's own parser: pyarrow's (26.0)
-crashes the process on a line `null` and on deep nesting, and takes texts that look like dates for dates.
+Every value of a CSV is read as text, unchanged, so that a column has the same type every night; an empty one is null. A
+line that is not a valid row becomes one without values and with a reason. JSON is read by Python's own parser:
+pyarrow's (26.0) crashes the process on a line `null` and on deep nesting, and reads texts that look like dates as such.
 """
 
 import gzip
@@ -22,18 +22,16 @@ BLOCK_BYTES = 4 << 20
 TABLE_BYTES = 16 << 20
 """What a table has at least, in memory, unless it is the last one of its file; of JSON lines, bytes of the file."""
 ROW, REASON, LINE = "nightcrate:row", "nightcrate:reason", "nightcrate:line"
-"""Columns next to the own ones: the row's number, from 0 with the header; why it is no row, or null; then its text."""
+"""Columns in addition to the file's: the row's number, from 0 with the header; why it is invalid, or null; its text."""
 DELIMITERS = ",;\t"
 END = "\x1enightcrate\x1e"
-"""A row of these, put after the last one, shows whether a quote was left open before."""
+"""A row of these, added after the last one, shows whether a quote was left open."""
 MAX_LINE = 1_000
-"""Characters that are kept of a line that is no row."""
+"""Characters that are kept of an invalid line."""
 
 
 def read_tables(file: BinaryIO, name: str, source: str) -> Iterator[pa.Table]:
-    """The rows of a file that `name` says to be CSV or JSON lines. Raises DataError, naming `source`, for one that is
-    neither.
-    """
+    """The rows of a file that is CSV or JSON lines by its `name`. Raises DataError, naming `source`, if it is not."""
     with text_errors(source):
         if name.lower().endswith(".gz"):
             file = gzip.GzipFile(fileobj=file)  # type: ignore[assignment]
@@ -57,7 +55,7 @@ def text_errors(source: str) -> Iterator[None]:
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{source}: expected a whole gzip file; {first_line(error)}") from error
+        raise DataError(f"{source}: expected a complete gzip file; {first_line(error)}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{source}: expected a header in UTF-8, got the byte {error.object[error.start]:#x}") from error
     except OSError as error:
@@ -65,7 +63,7 @@ def text_errors(source: str) -> Iterator[None]:
 
 
 def read_csv(file: BinaryIO, source: str) -> Iterator[pa.Table]:
-    """Fields are separated by that of DELIMITERS which the first line has most of; quotes are those of RFC 4180."""
+    """Fields are separated by the most frequent of DELIMITERS in the first line; quotes are those of RFC 4180."""
     delimiter = find_delimiter(file)
     names = _open_csv(file, delimiter, [], source).schema.names
     if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -135,7 +133,7 @@ def _csv_error(error: pa.ArrowInvalid, row: int, source: str) -> DataError:
 def number_rows(batch: pa.RecordBatch, skipped: list[csv.InvalidRow], row: int) -> tuple[pa.Table, int]:
     """(the rows of `batch`, which begin at `row` of the file, with those between them that were skipped; the next row).
 
-    The reader is ahead: what it has skipped further on stays in `skipped`.
+    The reader is ahead: rows that it skipped after this batch stay in `skipped`.
     """
     numbers: list[int] = []
     bad: list[csv.InvalidRow] = []
@@ -151,7 +149,7 @@ def number_rows(batch: pa.RecordBatch, skipped: list[csv.InvalidRow], row: int) 
 
 
 def with_bad(good: pa.Table, rows: list[int], reasons: list[str], lines: list[str]) -> pa.Table:
-    """`good` with REASON and LINE, and after it the lines that are no rows."""
+    """`good` with REASON and LINE, followed by the invalid lines."""
     columns = {
         ROW: pa.array(rows, pa.int64()),
         REASON: pa.array(reasons, pa.string()),
@@ -161,7 +159,7 @@ def with_bad(good: pa.Table, rows: list[int], reasons: list[str], lines: list[st
 
 
 class WithEnd:
-    """A file for pyarrow, and then some more bytes."""
+    """A file for pyarrow, followed by some more bytes."""
 
     closed = False
 
@@ -188,7 +186,7 @@ class WithEnd:
 
 
 def read_json_lines(file: BinaryIO, source: str) -> Iterator[pa.Table]:
-    """One object a line; blank lines are passed over."""
+    """One object per line; blank lines are skipped."""
     first = 0
     while lines := file.readlines(TABLE_BYTES):
         yield objects_table(lines, first, source)
@@ -215,14 +213,14 @@ def objects_table(lines: list[bytes], first: int, source: str) -> pa.Table:
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
-    """An object inside that is empty, which Parquet cannot hold, counts as null. Raises ValueError where it is none."""
+    """Empty objects inside it, which Parquet cannot hold, become null. Raises ValueError for anything but an object."""
     try:
         value = json.loads(line, object_hook=lambda found: found or None)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, got {type(value).__name__}")
-    if b"\\u" in line:  # half a surrogate pair is JSON, but no UTF-8
+    if b"\\u" in line:  # half a surrogate pair is valid JSON, but not UTF-8
         json.dumps(value, ensure_ascii=False).encode()
     return value
 
