@@ -25,12 +25,10 @@ pytest_plugins = ["support.report"]
 
 
 @pytest.fixture(autouse=True)
-def log_levels_as_before() -> Iterator[None]:
-    """A command sets the levels of its own loggers for the whole process; the next test may look at its log."""
-    levels = {name: logging.getLogger(name).level for name in LOGGERS}
-    yield
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
+def log_levels_as_at_first() -> None:
+    """A command sets the levels of its own loggers for the whole process; a test may look at its log."""
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -52,4 +52,5 @@ def test_the_driver_opens_and_hashes_a_catalogue_file_once_a_night(
     world.run()
     files = [str(world.folder / "catalogue" / f"{number}.parquet") for number in range(NUM_FILES)]
     assert hashed == dict.fromkeys(files, 1)
-    assert opened is not None and {path: opened.count(path) for path in files} == dict.fromkeys(files, OPENS)
+    expected = dict.fromkeys(files, OPENS) | {files[0]: OPENS + 1}  # its first vectors say how long vectors are
+    assert opened is not None and {path: opened.count(path) for path in files} == expected

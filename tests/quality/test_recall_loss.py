@@ -50,7 +50,7 @@ def near(config: Config, rows: slice) -> tuple[np.ndarray, np.ndarray]:
     vectors = encoder.encode(TEXTS)
     metadata = pa.table({"item_type": ["track"] * len(TEXTS), "title": TEXTS, "creators": [[]] * len(TEXTS)})
     found, scores = exact_search(vectors[rows], vectors[:12], NUM_NEAR)
-    rules = RowRules(metadata.schema, config.item_types(), config.catalogue.text, None)
+    rules = RowRules(metadata.schema, config.item_types(), config.catalogue.text, npy=None, dim=None)
     return texts_of(rules, metadata, np.arange(len(TEXTS))[rows][found]), scores
 
 
