@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-KEY_SPACE = 1 << 64
+KEY_BITS = 64
+KEY_SPACE = 1 << KEY_BITS
 
 
 @dataclass(frozen=True)

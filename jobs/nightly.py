@@ -24,6 +24,7 @@ from jobs.stages.build import build, built_artifact
 from jobs.stages.encode import encode, encoded_artifact
 from jobs.stages.prepare import prepare, prepared_artifact
 from jobs.stages.publish import Published, find_published, publish, why_held
+from jobs.stages.shard_rows import BaseDamaged
 from jobs.stages.validate import GatesFailed, validate
 from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.rates import keep_rates
@@ -118,7 +119,11 @@ def run_stages(run: Run, inputs: Inputs, last_stage: str) -> Outcome:
     outcome = Outcome(prepared, encode(run, inputs, prepared))
     if last_stage == "encode":
         return outcome
-    outcome = replace(outcome, built=build(run, inputs, prepared, outcome.encoded))
+    try:
+        outcome = replace(outcome, built=build(run, inputs, prepared))
+    except BaseDamaged as error:
+        logger.warning("%s; vectors that it has are made again", error)
+        return run_stages(run, inputs.without(error.shards), last_stage)
     return outcome if last_stage == "build" else validate_or_rebuild(run, inputs, outcome)
 
 
@@ -131,7 +136,7 @@ def validate_or_rebuild(run: Run, inputs: Inputs, outcome: Outcome) -> Outcome:
         if not outcome.built.has_changes:
             raise
         logger.warning("validate: with deltas %s; building all shards whole", error)
-    built = build(run, inputs.following(None), outcome.prepared, outcome.encoded)
+    built = build(run, inputs.following(None), outcome.prepared)
     return replace(outcome, built=built, validated=validate(run, inputs, outcome.prepared, built))
 
 

@@ -1,13 +1,10 @@
 """What nightly would do, found without writing anything: every row is read, checked and fingerprinted, then compared.
 
-The rows' keys stay in Ray's object store; a task compares one range of fingerprints, or one parent shard.
+The rows' keys stay in Ray's object store; a task looks at one range of ids, or one parent shard.
 """
 
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -19,31 +16,32 @@ from rich.console import Console
 from cluster.fanout import fan_out
 from cluster.session import cluster_resources, ray_session
 from indexing.key_ranges import KeyRange, key_range, num_shards
-from indexing.release.manifest import Release, Shard
+from indexing.release.manifest import Shard
 from indexing.release.shard import read_live_rows, read_rows
 from indexing.store import Store
-from indexing.store.cache import download_into
+from indexing.store.cache import downloads
 from jobs.config.schema import Config
 from jobs.inputs.catalogue import Part
 from jobs.inputs.encoder import pin_encoder
-from jobs.inputs.inputs import Inputs, read_inputs
+from jobs.inputs.inputs import BaseShard, Inputs, read_inputs
 from jobs.inputs.rows import RowRules, add_keys, check_part
 from jobs.progress import Progress
 from jobs.run import open_run
 from jobs.stages.build import shards_to_carry, why_other_shards, why_rebuild
 from jobs.stages.carry_over import plan_changes
-from jobs.stages.prepare import ROWS_PER_DUPLICATE_CHECK
 from jobs.stages.publish import why_held
-from jobs.workspace.chunks import chunks_path, list_chunks, num_chunks, read_known
+from jobs.workspace.buckets import buckets_of, num_buckets
 from jobs.workspace.rates import read_rates
+from jobs.workspace.vectors import row_keys
 
+ROWS_PER_RANGE = 1_000_000
 DEFAULT_RATES = {"encode": 400.0, "build": 2_100.0}
 """Rows/s of one core with AVX512-BF16: all-MiniLM-L6-v2 on texts of 21 tokens; HNSW at 384 dimensions, M 16, ef 200."""
 WORKER_BYTES = 700_000_000
 """A worker with torch and pyarrow loaded, before any rows."""
 
 Keys: TypeAlias = list[ray.ObjectRef[pa.Table]]
-"""Each part's rows with id, collection, fingerprint and both range keys."""
+"""Each part's rows with id, collection, fingerprint and id key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +50,7 @@ class Plan:
     num_bad: int
     num_to_encode: int
     num_reused: int
-    """Distinct texts whose vectors the workspace holds."""
+    """Texts whose vectors the parent release has."""
     changes: dict[str, int] | None
     """Items by what happened to them since the parent release: new, changed, unchanged, gone; None without one."""
     collections: dict[str, tuple[int, int]]
@@ -81,13 +79,13 @@ def make_plan(config: Config) -> Plan:
     source, parent, index = inputs.source, inputs.parent, config.index
     with ray_session(config.ray.address):
         keys = survey(inputs)
-        totals = count_items(keys, source.num_rows)
-        num_texts, num_known = count_texts(keys, run.workspace, inputs)
-        shards = compare(keys, run.store, parent, index.compact_at) if parent else {}
+        totals, num_texts = count_rows(keys, source.num_rows)
+        shards = compare(keys, run.store, inputs, index.compact_at)
         num_cpus = cluster_resources().get("CPU", 1)
     num_shards_of = {name: num_shards(count, index.rows_per_shard) for name, count in sorted(totals.items())}
     reason = why_rebuild(run.config, inputs)
     carried = shards_to_carry(None if reason else parent, num_shards_of)
+    num_known = sum(changes.num_known for changes in shards.values())
     num_to_index = count_to_index(totals, carried, shards)
     item_bytes = 4 * find_dim(inputs) + 4 * (2 * index.M + 1) + 8
     rates = read_rates(run.workspace)
@@ -97,15 +95,15 @@ def make_plan(config: Config) -> Plan:
     return Plan(
         num_rows=source.num_rows,
         num_bad=source.num_rows - num_items,
-        num_to_encode=num_texts - num_known,
-        num_reused=num_known,
+        num_to_encode=num_texts - num_known if inputs.encoder else 0,
+        num_reused=num_known if inputs.encoder else 0,
         changes=sum_changes(shards, num_items) if parent else None,
         collections={name: (totals[name], count) for name, count in num_shards_of.items()},
         index_bytes=num_items * item_bytes,
         why_held=why_held(run, inputs),
         why_rebuild=reason or why_other_shards(parent, num_shards_of),
         num_to_index=num_to_index,
-        seconds=(num_texts - num_known) / rate["encode"] + num_to_index / rate["build"],
+        seconds=(num_texts - num_known if inputs.encoder else 0) / rate["encode"] + num_to_index / rate["build"],
         is_measured=set(rates) >= set(DEFAULT_RATES),
         worker_bytes=WORKER_BYTES + 2 * largest * item_bytes,
     )
@@ -136,45 +134,41 @@ def survey(inputs: Inputs) -> Keys:
 
 @ray.remote(num_returns=2)
 def survey_part(part: Part, rules: RowRules, encoder_fingerprint: str | None) -> tuple[int, pa.Table]:
-    columns = ["item_id", "id_key", "collection", "fingerprint", "fingerprint_key"]
+    columns = ["item_id", "id_key", "collection", "fingerprint"]
     batches = (add_keys(good, rules, encoder_fingerprint) for good, _ in check_part(part, rules))
     keys = pa.concat_tables([batch.select(columns) for batch in batches])
     return keys.num_rows, keys
 
 
-def count_items(keys: Keys, num_rows: int) -> Counter[str]:
-    """Items of each collection; of rows with one id the first counts, as in `prepare`."""
-    num_ranges = -(-num_rows // ROWS_PER_DUPLICATE_CHECK)
+def count_rows(keys: Keys, num_rows: int) -> tuple[Counter[str], int]:
+    """(items of each collection, where of rows with one id the first counts; texts, those of a bucket once)."""
+    num_ranges = -(-num_rows // ROWS_PER_RANGE)
     ranges = [key_range(number, num_ranges) for number in range(num_ranges)]
-    found = fan_out(lambda keys_in: count_distinct.remote(keys, keys_in), ranges, what="plan")
-    return sum((counts for _, counts in found), Counter())
+    total = num_buckets(num_rows)
+    found = [
+        counts for _, counts in fan_out(lambda keys_in: count_range.remote(keys, keys_in, total), ranges, what="plan")
+    ]
+    return sum((items for items, _ in found), Counter()), sum(texts for _, texts in found)
 
 
 @ray.remote
-def count_distinct(keys: Keys, keys_in: KeyRange) -> Counter[str]:
+def count_range(keys: Keys, keys_in: KeyRange, total: int) -> tuple[Counter[str], int]:
     rows = select_range(keys, "id_key", keys_in)
     ids = rows["item_id"].combine_chunks().dictionary_encode()
-    first_rows = np.unique(ids.indices.to_numpy(), return_index=True)[1]
-    return Counter(rows["collection"].take(pa.array(first_rows)).to_pylist())
+    rows = rows.take(pa.array(np.unique(ids.indices.to_numpy(), return_index=True)[1]))
+    return Counter(rows["collection"].to_pylist()), count_texts(rows, total)
 
 
-def count_texts(keys: Keys, workspace: Store, inputs: Inputs) -> tuple[int, int]:
-    """(distinct texts, those that have a vector in the workspace); (0, 0) where vectors come precomputed."""
-    if inputs.encoder is None:
-        return 0, 0
-    chunks = list_chunks(workspace, chunks_path(inputs.encoder.fingerprint))
-    total = num_chunks(inputs.source.num_rows)
-    ranges = [key_range(number, total) for number in range(total)]
-    found = fan_out(lambda keys_in: count_range.remote(keys, keys_in, workspace, chunks), ranges, what="plan")
-    counts = [result for _, result in found]
-    return sum(count[0] for count in counts), sum(count[1] for count in counts)
-
-
-@ray.remote
-def count_range(keys: Keys, keys_in: KeyRange, workspace: Store, chunks: tuple[str, ...]) -> tuple[int, int]:
-    mine = pc.unique(select_range(keys, "fingerprint_key", keys_in)["fingerprint"])
-    known = read_known(workspace, chunks, keys_in)["fingerprint"].combine_chunks()
-    return len(mine), pc.sum(pc.is_in(mine, value_set=known)).as_py() or 0
+def count_texts(rows: pa.Table, total: int) -> int:
+    """Those of each of the `total` buckets, equal ones once."""
+    buckets = pa.array(buckets_of(rows["id_key"].to_numpy(), total))
+    return (
+        rows.select(["fingerprint"])
+        .append_column("bucket", buckets)
+        .group_by(["bucket", "fingerprint"])
+        .aggregate([])
+        .num_rows
+    )
 
 
 def select_range(keys: Keys, column: str, keys_in: KeyRange) -> pa.Table:
@@ -197,31 +191,29 @@ class ShardChanges:
     """Tonight's."""
     num_to_index: int
     """All of them where the shard has to be built whole, else none."""
+    num_known: int
+    """Texts whose vectors the parent has, those of a bucket once."""
 
 
 ShardKey = tuple[str, int]
 """Collection and shard number."""
 
 
-def compare(keys: Keys, store: Store, parent: Release, compact_at: float) -> dict[ShardKey, ShardChanges]:
-    tasks = [
-        (collection.name, shard, key_range(shard.number, len(collection.shards)))
-        for collection in parent.collections
-        for shard in collection.shards
-    ]
-    found = fan_out(lambda task: compare_shard.remote(keys, store, *task, compact_at), tasks, what="plan")
-    return {(name, shard.number): changes for (name, shard, _), changes in found}
+def compare(keys: Keys, store: Store, inputs: Inputs, compact_at: float) -> dict[ShardKey, ShardChanges]:
+    total = num_buckets(inputs.source.num_rows)
+    found = fan_out(
+        lambda base: compare_shard.remote(keys, store, base, compact_at, total), inputs.base_shards, what="plan"
+    )
+    return {(base.collection, base.shard.number): changes for base, changes in found}
 
 
 @ray.remote
-def compare_shard(
-    keys: Keys, store: Store, name: str, shard: Shard, keys_in: KeyRange, compact_at: float
-) -> ShardChanges:
-    with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
-        fetch = partial(download_into, Path(folder), store)
-        labels, before = read_rows(fetch, shard, name), read_live_rows(fetch, shard, name)
-    now = select_range(keys, "id_key", keys_in).filter(pc.field("collection") == name)
-    is_carried = plan_changes(shard, labels, now, compact_at) is not None
+def compare_shard(keys: Keys, store: Store, base: BaseShard, compact_at: float, total: int) -> ShardChanges:
+    with downloads(store) as fetch:
+        labels, before = read_rows(fetch, base.shard, str(base)), read_live_rows(fetch, base.shard, str(base))
+    now = select_range(keys, "id_key", base.keys).filter(pc.field("collection") == base.collection)
+    is_carried = plan_changes(base.shard, labels, now, compact_at) is not None
+    known = now.filter(pc.is_in(row_keys(now), value_set=row_keys(labels)))
     found = pc.index_in(before["item_id"], value_set=now["item_id"].combine_chunks())
     kept = before.filter(pc.is_valid(found))
     num_same = pc.sum(pc.equal(kept["fingerprint"], now["fingerprint"].take(found.drop_null()))).as_py() or 0
@@ -231,6 +223,7 @@ def compare_shard(
         gone=before.num_rows - kept.num_rows,
         num_items=now.num_rows,
         num_to_index=0 if is_carried else now.num_rows,
+        num_known=count_texts(known, total),
     )
 
 

@@ -97,6 +97,24 @@ def live_vectors(fetch: Fetch, dim: int, shard: Shard, where: str) -> Iterator[t
         first += delta.num_rows
 
 
+def read_vectors(fetch: Fetch, dim: int, shard: Shard, labels: np.ndarray, where: str) -> np.ndarray:
+    """float32 (num_labels, dim) of any labels, those of tombstones included. Raises DamagedError."""
+    vectors = np.empty((len(labels), dim), np.float32)
+    is_inside = labels < shard.num_base_rows
+    if is_inside.any():
+        graph = load_graph(fetch(shard.index), dim, shard.num_base_rows)
+        for rows in np.array_split(np.flatnonzero(is_inside), -(-int(is_inside.sum()) // BLOCK_ROWS)):
+            vectors[rows] = graph.vectors(labels[rows])
+    first = shard.num_base_rows
+    for number, delta in enumerate(shard.deltas or ()):
+        is_inside = (labels >= first) & (labels < first + delta.num_rows)
+        if is_inside.any():
+            found = read_delta_vectors(fetch(delta.items), dim, delta.num_rows, f"delta {number} of {where}")
+            vectors[is_inside] = found[labels[is_inside] - first]
+        first += delta.num_rows
+    return vectors
+
+
 def read_rows(fetch: Fetch, shard: Shard, where: str) -> pa.Table:
     """`ITEMS_SCHEMA`, by label: the rows of the graph and of each delta, tombstones included."""
     tables = [read_items(fetch(shard.items), shard.num_base_rows, f"items of {where}")]

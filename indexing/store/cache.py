@@ -2,16 +2,18 @@
 
 import logging
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from indexing.errors import DamagedError, ObjectNotFound, StoreUnavailable
 from indexing.store import Store
-from indexing.store.blobs import Blob, blob_key, hash_file
+from indexing.store.blobs import Blob, Fetch, blob_key, hash_file
 
 logger = logging.getLogger(__name__)
 _FileState = tuple[int, int, int]
@@ -145,6 +147,13 @@ def download_verified(store: Store, blob: Blob, path: Path) -> None:
 def _file_state(path: Path) -> _FileState:
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def downloads(store: Store) -> Iterator[Fetch]:
+    """A function from a published blob to a verified copy, which is there while the block runs."""
+    with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
+        yield partial(download_into, Path(folder), store)
 
 
 def download_into(folder: Path, store: Store, blob: Blob) -> Path:

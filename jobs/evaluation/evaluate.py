@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 
 from indexing.dense.exact import exact_search
-from indexing.key_ranges import key_range
 from jobs.evaluation.bm25 import bm25_search
 from jobs.evaluation.judgements import Judgements
 from jobs.evaluation.metrics import Ranking, measure, paired_bootstrap, slice_relevant
@@ -18,9 +17,10 @@ from jobs.evaluation.report import Difference, EvaluationReport
 from jobs.inputs.inputs import Inputs
 from jobs.nightly import run_stages
 from jobs.quality.full_search import built_files, search_release
+from jobs.quality.recall_loss import texts_of
 from jobs.quality.slices import MIN_SLICE, slice_popularity
 from jobs.run import Run
-from jobs.workspace.runs import read_parts
+from jobs.workspace.buckets import DISPLAY, IDS, read_bucket_file
 
 HNSW_K = 100
 """Hits asked of the graphs, which search with `ef_search` or this, whichever is more: as `search -k 100` does."""
@@ -88,18 +88,12 @@ def measure_general(rows: np.ndarray) -> dict[str, np.ndarray]:
 def measure_bm25(run: Run, inputs: Inputs, judgements: Judgements) -> dict[str, np.ndarray]:
     """Metric → float64 (num_queries,). Reads all texts that `encode` would encode into memory."""
     prepared = run_stages(run, inputs, "encode").prepared
-    table = read_parts(
-        run.workspace,
-        prepared.path,
-        "texts",
-        prepared.num_parts,
-        "fingerprint_key",
-        key_range(0, 1),
-        columns=["item_id", "text"],
-    )
-    ids = np.array(table["item_id"].to_pylist(), object)
-    rows = bm25_search(table["text"].to_pylist(), judgements.texts, run.config.evaluation.depth)
-    found = ids[rows]
+    ids, texts = [], []
+    for number in prepared.buckets:
+        ids += read_bucket_file(run.workspace, prepared.path, IDS, number)["item_id"].to_pylist()
+        texts += texts_of(inputs.rules, read_bucket_file(run.workspace, prepared.path, DISPLAY, number)).tolist()
+    rows = bm25_search(texts, judgements.texts, run.config.evaluation.depth)
+    found = np.array(ids, object)[rows]
     found[rows < 0] = None
     return measure(Ranking(queries=judgements.names, item_ids=found), judgements.relevant)
 

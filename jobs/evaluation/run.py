@@ -23,7 +23,7 @@ from jobs.inputs.shared import require_shared
 from jobs.progress import Progress
 from jobs.run import Run, open_run
 from jobs.workspace.fingerprint import fingerprint
-from jobs.workspace.runs import parquet_bytes
+from jobs.workspace.parquet import parquet_bytes
 
 NEW, INCUMBENT, BM25 = "new", "incumbent", "bm25"
 

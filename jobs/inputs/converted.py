@@ -9,7 +9,7 @@ from jobs.inputs.files import content_digest, kind_of, open_listed
 from jobs.inputs.text_files import read_tables
 from jobs.workspace.artifact import Artifact
 from jobs.workspace.fingerprint import fingerprint
-from jobs.workspace.runs import parquet_bytes
+from jobs.workspace.parquet import parquet_bytes
 
 FORMAT = 1
 """Raised when the way in which rows are read changes."""

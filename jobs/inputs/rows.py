@@ -133,23 +133,16 @@ def move_bad(good: pa.Table, bad: pa.Table, mask: pa.Array, reason: str) -> tupl
 
 
 def add_keys(good: pa.Table, rules: RowRules, encoder_fingerprint: str | None) -> pa.Table:
-    """Good rows of `check_part` with `fingerprint`, by which vectors are found, both range keys, and `collection`."""
+    """Good rows of `check_part` with `fingerprint`, by which vectors are found, `id_key` and `collection`."""
     if encoder_fingerprint is None:
         fingerprints = vector_fingerprints(vectors_of(good))
     else:
         fingerprints = row_fingerprints(good["text"], encoder_fingerprint)
     columns = {
         "fingerprint": fingerprints,
-        "fingerprint_key": fingerprint_keys(fingerprints),
         "id_key": id_keys(good["item_id"].to_pylist()),
         "collection": pa.array([rules.collections[kind] for kind in good["item_type"].to_pylist()], pa.string()),
     }
     for name, column in columns.items():
         good = good.append_column(name, pa.array(column))
     return good
-
-
-def fingerprint_keys(fingerprints: pa.Array) -> np.ndarray:
-    """uint64 (num_rows,): the first 8 bytes of each fingerprint, big-endian, as the key of its range."""
-    data = np.frombuffer(b"".join(fingerprints.to_pylist()), dtype=">u8").reshape(-1, 2)
-    return data[:, 0].astype(np.uint64)

@@ -26,11 +26,11 @@ Near = tuple[np.ndarray, np.ndarray]
 """Texts (str objects) and scores, each (NUM_ITEMS, at most NUM_NEAR), best first, of the items nearest to a few."""
 
 
-def texts_of(rules: RowRules, metadata: pa.Table, labels: np.ndarray) -> np.ndarray:
-    """The texts of a shard's labels, str objects of the same shape."""
+def texts_of(rules: RowRules, metadata: pa.Table) -> np.ndarray:
+    """The texts of rows, by their columns to display: str objects (num_rows,)."""
     templates = parse_templates(rules.text or {}, metadata.column_names, list(rules.collections))
-    texts: np.ndarray = render_texts(metadata.take(pa.array(labels.ravel())), templates).to_numpy(zero_copy_only=False)
-    return texts.reshape(labels.shape)
+    texts: np.ndarray = render_texts(metadata, templates).to_numpy(zero_copy_only=False)
+    return texts
 
 
 def merge_near(one: Near, other: Near) -> Near:

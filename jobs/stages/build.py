@@ -13,15 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 
 from cluster.fanout import fan_out, peak_memory_bytes
 from cluster.session import cores_of_nodes
 from indexing.dense.build import build_graph
 from indexing.dense.params import IndexParams
-from indexing.errors import DamagedError, DataError
-from indexing.key_ranges import KeyRange, key_range, num_shards
+from indexing.key_ranges import key_range, num_shards
 from indexing.release.codec import to_plain
 from indexing.release.manifest import Release, Shard
 from indexing.store import Store
@@ -31,36 +29,26 @@ from jobs.inputs.inputs import Inputs
 from jobs.progress import Bar
 from jobs.run import Run
 from jobs.stages.carry_over import update_shard
+from jobs.stages.shard_rows import BaseDamaged, ShardRows, rows_of_shard, shard_items, shard_vectors
 from jobs.workspace.artifact import Artifact
 from jobs.workspace.blobs import put_blob, workspace_key
+from jobs.workspace.buckets import IDS_COLUMNS
 from jobs.workspace.fingerprint import fingerprint
-from jobs.workspace.records import Built, BuiltGraph, BuiltShard, Encoded, Prepared
-from jobs.workspace.runs import parquet_bytes, read_parts, read_run, run_key
-from jobs.workspace.take import take_rows
-from jobs.workspace.vectors import VECTOR, row_keys, vectors_of
+from jobs.workspace.parquet import parquet_bytes
+from jobs.workspace.records import Built, BuiltGraph, BuiltShard, Prepared
 
-FORMAT = 2
+FORMAT = 3
 RANGES = 2
 """How a collection's items are split into shards; shards split in another way are built again from the same graphs."""
-INTERNAL_COLUMNS = ["collection", "id_key", "item_id", "fingerprint", "source_part", "source_row"]
 
 
 @dataclass(frozen=True)
 class ShardTask:
     """One shard to build; plain data, so that Ray can ship it."""
 
-    workspace: Store
-    items_path: str
-    """The folder of the prepared rows."""
-    num_parts: int
-    duplicate_ranges: tuple[int, ...]
-    chunks: tuple[str, ...]
-    collection: str
+    rows: ShardRows
     number: int
-    keys: KeyRange
     params: IndexParams
-    store: Store
-    """Where `parent` is published."""
     parent: Shard | None
     """The same shard of the parent release; None where it has to be built whole."""
     parent_dim: int
@@ -68,24 +56,25 @@ class ShardTask:
     num_threads: int
 
 
-def build(run: Run, inputs: Inputs, prepared: Prepared, encoded: Encoded) -> Built:
+def build(run: Run, inputs: Inputs, prepared: Prepared) -> Built:
     """Runs the stage, or skips it when its artifact is complete; the record lists the shards with their digests.
 
     Shards of the parent release are carried over where that is possible; without a parent, all are built whole.
+    Raises BaseDamaged where vectors of the base cannot be read.
     """
     parent = None if why_rebuild(run.config, inputs) else inputs.parent
     artifact = built_artifact(run, prepared.path, parent)
     if done := artifact.read():
         return done
     with run.stage("build", prepared.total_items) as bar:
-        shards, peak = build_filled(run, prepared, encoded, parent, bar)
+        shards, peak = build_filled(run, inputs, prepared, parent, bar)
     built = Built(path=artifact.path, shards=shards, peak_memory_bytes=peak)
     artifact.write(built)
     return built
 
 
 def build_filled(
-    run: Run, prepared: Prepared, encoded: Encoded, parent: Release | None, bar: Bar
+    run: Run, inputs: Inputs, prepared: Prepared, parent: Release | None, bar: Bar
 ) -> tuple[tuple[BuiltShard, ...], int]:
     """(every shard, by collection and number; the largest peak memory of a worker, in bytes).
 
@@ -98,12 +87,16 @@ def build_filled(
     memory: list[int] = []
     while totals:
         found: dict[str, list[BuiltShard]] = {name: [] for name in totals}
-        tasks = plan_shards(run, prepared, encoded, parent, totals)
+        tasks = plan_shards(run, inputs, prepared, parent, totals)
         submit = build_shard.options(num_cpus=tasks[0].num_threads).remote
-        for task, (shard, peak) in fan_out(submit, tasks, what="build"):
+        damaged: set[str] = set()
+        for task, (shard, damaged_of_shard, peak) in fan_out(submit, tasks, what="build"):
             memory.append(peak)
+            damaged.update(damaged_of_shard)
             if shard:
-                found[task.collection].append(shard)
+                found[task.rows.collection].append(shard)
+        if damaged:
+            raise BaseDamaged(damaged)
         for name, shards in found.items():
             if len(shards) == totals[name]:
                 filled += shards
@@ -143,7 +136,7 @@ def built_artifact(run: Run, prepared_path: str, parent: Release | None) -> Arti
 
 
 def plan_shards(
-    run: Run, prepared: Prepared, encoded: Encoded, parent: Release | None, totals: dict[str, int]
+    run: Run, inputs: Inputs, prepared: Prepared, parent: Release | None, totals: dict[str, int]
 ) -> list[ShardTask]:
     """The shards of the collections in `totals`, which has the number of shards of each."""
     index = run.config.index
@@ -151,16 +144,9 @@ def plan_shards(
     num_threads = threads_of_a_shard(sum(totals.values()))
     return [
         ShardTask(
-            workspace=run.workspace,
-            items_path=prepared.path,
-            num_parts=prepared.num_parts,
-            duplicate_ranges=prepared.duplicate_ranges,
-            chunks=encoded.chunks,
-            collection=name,
+            rows=rows_of_shard(run, inputs, prepared, name, key_range(number, total)),
             number=number,
-            keys=key_range(number, total),
             params=index.params(),
-            store=run.store,
             parent=carried.get((name, number)),
             parent_dim=parent.dim if parent else 0,
             compact_at=index.compact_at,
@@ -196,10 +182,16 @@ def why_other_shards(parent: Release | None, totals: dict[str, int]) -> str | No
 
 
 @ray.remote
-def build_shard(task: ShardTask) -> tuple[BuiltShard | None, int]:
-    """The shard, None where it has no items, and the peak memory of this process in bytes."""
-    items = shard_items(task)
-    return (carry_over(task, items) or build_whole(task, items)) if items.num_rows else None, peak_memory_bytes()
+def build_shard(task: ShardTask) -> tuple[BuiltShard | None, set[str], int]:
+    """The shard, None where it has no items; shards of the base that are damaged, so that it could not be built; the
+    peak memory of this process in bytes.
+    """
+    items = shard_items(task.rows)
+    try:
+        shard = (carry_over(task, items) or build_whole(task, items)) if items.num_rows else None
+    except BaseDamaged as error:
+        return None, error.shards, peak_memory_bytes()
+    return shard, set(), peak_memory_bytes()
 
 
 def carry_over(task: ShardTask, items: pa.Table) -> BuiltShard | None:
@@ -207,24 +199,26 @@ def carry_over(task: ShardTask, items: pa.Table) -> BuiltShard | None:
     if task.parent is None:
         return None
     entry = update_shard(
-        task.workspace,
-        task.store,
+        task.rows.workspace,
+        task.rows.store,
         task.parent,
         items.select(["item_id", "fingerprint"]),
-        items.drop_columns(INTERNAL_COLUMNS),
-        partial(shard_vectors, task),
+        items.drop_columns(IDS_COLUMNS),
+        partial(shard_vectors, task.rows),
         task.compact_at,
     )
-    return BuiltShard(collection=task.collection, dim=task.parent_dim, entry=entry, num_indexed=0) if entry else None
+    return (
+        BuiltShard(collection=task.rows.collection, dim=task.parent_dim, entry=entry, num_indexed=0) if entry else None
+    )
 
 
 def build_whole(task: ShardTask, items: pa.Table) -> BuiltShard:
     """Builds the graph, or takes one that is already built."""
-    workspace, ids = task.workspace, items.select(["item_id", "fingerprint"])
+    workspace, ids = task.rows.workspace, items.select(["item_id", "fingerprint"])
     artifact = Artifact(workspace, f"shards/{fingerprint(FORMAT, ids_digest(ids), asdict(task.params))}", BuiltGraph)
     graph, num_indexed = artifact.read(), 0
     if graph is None or workspace.head(workspace_key(graph.index)) is None:
-        vectors, num_indexed = shard_vectors(task, items), items.num_rows
+        vectors, num_indexed = shard_vectors(task.rows, items), items.num_rows
         graph = BuiltGraph(dim=vectors.shape[1], index=put_graph(workspace, vectors, task.params, task.num_threads))
         artifact.write(graph)
     entry = Shard(
@@ -232,26 +226,9 @@ def build_whole(task: ShardTask, items: pa.Table) -> BuiltShard:
         num_items=items.num_rows,
         index=graph.index,
         items=put_blob(workspace, parquet_bytes(ids)),
-        metadata=put_blob(workspace, parquet_bytes(items.drop_columns(INTERNAL_COLUMNS))),
+        metadata=put_blob(workspace, parquet_bytes(items.drop_columns(IDS_COLUMNS))),
     )
-    return BuiltShard(collection=task.collection, dim=graph.dim, entry=entry, num_indexed=num_indexed)
-
-
-def shard_items(task: ShardTask) -> pa.Table:
-    """The shard's items in label order (id key, then id), without rows whose id an earlier row has."""
-    workspace, path = task.workspace, task.items_path
-    rows = read_parts(workspace, path, "items", task.num_parts, "id_key", task.keys, collection=task.collection)
-    order = [("id_key", "ascending"), ("item_id", "ascending")]
-    rows = take_rows(rows, pc.sort_indices(rows, sort_keys=order))
-    for number in task.duplicate_ranges:
-        duplicates = read_run(workspace, run_key(path, "duplicates", number), "id_key", task.keys)
-        rows = rows.filter(pc.invert(pc.is_in(_sources(rows), value_set=_sources(duplicates))))
-    return rows.combine_chunks()
-
-
-def _sources(rows: pa.Table) -> pa.Array:
-    """int64 (num_rows,): part and row in one number."""
-    return pc.add(pc.shift_left(rows["source_part"].cast(pa.int64()), 32), rows["source_row"]).combine_chunks()
+    return BuiltShard(collection=task.rows.collection, dim=graph.dim, entry=entry, num_indexed=num_indexed)
 
 
 def ids_digest(ids: pa.Table) -> str:
@@ -259,36 +236,6 @@ def ids_digest(ids: pa.Table) -> str:
     for item_id, row_fingerprint in zip(ids["item_id"].to_pylist(), ids["fingerprint"].to_pylist(), strict=True):
         digest.update(b"%d:%s%s" % (len(item_id.encode()), item_id.encode(), row_fingerprint))
     return digest.hexdigest()
-
-
-def shard_vectors(task: ShardTask, items: pa.Table) -> np.ndarray:
-    """float32 (num_items, dim), unit norm, in the order of `items`; read chunk by chunk into one array.
-
-    Raises DamagedError where an item has no vector, DataError where chunks differ in dimension.
-    """
-    wanted = row_keys(items)
-    vectors: np.ndarray | None = None
-    found = np.zeros(items.num_rows, dtype=bool)
-    for key in task.chunks:
-        known = read_run(task.workspace, key, "id_key", task.keys, columns=["fingerprint", "item_id"])
-        positions = pc.index_in(row_keys(known), value_set=wanted)
-        if positions.null_count == len(positions):
-            continue  # its vectors, most of its bytes, are not read
-        values = vectors_of(read_run(task.workspace, key, "id_key", task.keys, columns=[VECTOR]))
-        if vectors is None:
-            vectors = np.empty((items.num_rows, values.shape[1]), np.float32)
-        if values.shape[1] != vectors.shape[1]:
-            raise DataError(f"{key}: expected vectors of {vectors.shape[1]} dimensions, got {values.shape[1]}")
-        is_wanted = pc.is_valid(positions).to_numpy(zero_copy_only=False)
-        rows = positions.drop_null().to_numpy()
-        vectors[rows], found[rows] = values[is_wanted], True
-    if vectors is None or not found.all():
-        raise DamagedError(
-            f"collection {task.collection}: {np.count_nonzero(~found)} of {len(found)} items have no vector in the "
-            f"workspace; delete {task.workspace.url}/{task.items_path} and run again"
-        )
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors
 
 
 def put_graph(workspace: Store, vectors: np.ndarray, params: IndexParams, num_threads: int) -> Blob:

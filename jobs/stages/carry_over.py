@@ -5,12 +5,9 @@ and the rows of tonight, and on nothing else.
 """
 
 import logging
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +17,9 @@ from indexing.errors import DamagedError
 from indexing.release.manifest import Delta, Shard, Tombstones
 from indexing.release.shard import read_metadata, read_rows
 from indexing.store import Store
-from indexing.store.cache import download_into
+from indexing.store.cache import downloads
 from jobs.workspace.blobs import put_blob, workspace_key
-from jobs.workspace.runs import parquet_bytes
+from jobs.workspace.parquet import parquet_bytes
 from jobs.workspace.take import take_rows
 from jobs.workspace.vectors import VECTOR, row_keys, vector_column
 
@@ -88,8 +85,7 @@ def update_shard(
 
     `items` (item_id, fingerprint) and `display` (metadata) are tonight's rows, in the label order of a new build.
     """
-    with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
-        fetch = partial(download_into, Path(folder), store)
+    with downloads(store) as fetch:
         try:
             before, display_before = read_rows(fetch, parent, "parent"), read_metadata(fetch, parent, "parent")
             for _, blob in parent.blobs():

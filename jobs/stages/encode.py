@@ -1,28 +1,26 @@
-"""Stage 2: texts → vectors, by Ray Data, one chunk of the fingerprint space at a time.
+"""Stage 2: texts → vectors, by Ray Data, one bucket at a time.
 
-Chunks are ranges of the row fingerprint, so equal texts fall into one chunk and are encoded once, and what earlier
-nights computed for a range is found by its name. A chunk's file holds only the rows that had no vector yet. It is
-written whole or not at all, and never again: finished chunks survive a killed run.
+Of a bucket only those rows are encoded whose vectors the base release does not have, equal texts once. The file of
+their vectors is written whole or not at all, and never again: finished buckets survive a killed run.
 """
 
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 from ray.util.annotations import RayDeprecationWarning
 
 from cluster.fanout import peak_memory_bytes, raise_failures
 from cluster.resources import MALLOC
 from cluster.session import cluster_resources, is_local
+from cluster.streaming import quiet_context
 from indexing.encoder import EncoderSettings, encoder_digest, load_encoder, resolve_model
 from indexing.errors import ConfigError, DataError
-from indexing.key_ranges import KeyRange, key_range
 from indexing.store import S3Settings, Store
 from indexing.store.cache import default_cache_folder
 from jobs.config.schema import RayConfig
@@ -30,10 +28,9 @@ from jobs.inputs.encoder import EncoderInput
 from jobs.inputs.inputs import Inputs
 from jobs.run import Run
 from jobs.workspace.artifact import Artifact
-from jobs.workspace.chunks import chunks_path, list_chunks, num_chunks, read_known, without_known, write_chunk
+from jobs.workspace.buckets import IDS_COLUMNS, NEW, VECTORS, bucket_key, read_bucket_file, write_bucket_file
 from jobs.workspace.records import Encoded, Prepared
-from jobs.workspace.runs import read_parts, run_key
-from jobs.workspace.vectors import VECTOR, vectors_of
+from jobs.workspace.vectors import VECTOR, vector_column
 
 logger = logging.getLogger(__name__)
 ACTOR_RESTARTS = 8
@@ -45,13 +42,8 @@ class EncodeSettings:
     """What an encoding actor needs; plain data, so that Ray can ship it."""
 
     workspace: Store
-    items_path: str
+    path: str
     """The folder of the prepared rows."""
-    num_parts: int
-    num_chunks: int
-    chunks_path: str
-    known_chunks: tuple[str, ...]
-    """Keys of the chunks of earlier runs; listed once, by the driver."""
     encoder: EncoderSettings
     encoder_digest: str
     s3: S3Settings
@@ -59,16 +51,15 @@ class EncodeSettings:
 
 
 def encode(run: Run, inputs: Inputs, prepared: Prepared) -> Encoded:
-    """Runs the stage, or skips it when its artifact is complete; the record lists the chunks that hold the vectors.
+    """Runs the stage, or skips it when its artifact is complete.
 
-    Without an encoder the vectors came with the rows, and are in the workspace already.
+    Without an encoder the vectors came with the rows, and are in the buckets already.
     """
     artifact = encoded_artifact(run.workspace, prepared.path)
     if done := artifact.read():
         return done
-    if inputs.encoder is None:
-        chunks = tuple(run_key(prepared.path, "vectors", number) for number in range(prepared.num_parts))
-        encoded = Encoded(path=artifact.path, num_rows=prepared.num_rows, num_encoded=0, chunks=chunks)
+    if inputs.encoder is None or not prepared.new_buckets:
+        encoded = Encoded(path=artifact.path, num_rows=prepared.num_new, num_encoded=0)
     else:
         encoded = encode_texts(run, inputs.encoder, prepared, artifact.path)
     artifact.write(encoded)
@@ -81,27 +72,24 @@ def encoded_artifact(workspace: Store, prepared_path: str) -> Artifact[Encoded]:
 
 def encode_texts(run: Run, encoder: EncoderInput, prepared: Prepared, path: str) -> Encoded:
     num_actors, cpus, gpus = actor_pool(run.config.ray)
-    chunks = chunks_path(encoder.fingerprint)
     settings = EncodeSettings(
         workspace=run.workspace,
-        items_path=prepared.path,
-        num_parts=prepared.num_parts,
-        num_chunks=num_chunks(prepared.num_rows),
-        chunks_path=chunks,
-        known_chunks=list_chunks(run.workspace, chunks),
+        path=prepared.path,
         encoder=encoder.settings,
         encoder_digest=encoder.digest,
         s3=run.config.s3,
         num_threads=cpus,
     )
-    totals: Counter[str] = Counter()
+    done = {info.key for info in run.workspace.list(f"{prepared.path}/{VECTORS}-")}
+    buckets = [number for number in prepared.new_buckets if bucket_key(prepared.path, VECTORS, number) not in done]
+    totals: Counter[str] = Counter(num_encoded=0)
     peak_memory = 0
-    with run.stage("encode", prepared.num_rows) as bar:
-        for row in run_actors(settings, num_actors, cpus, gpus):
+    with run.stage("encode", prepared.num_new) as bar:
+        for row in run_actors(settings, buckets, num_actors, cpus, gpus) if buckets else ():
             peak_memory = max(peak_memory, row.pop("peak_memory_bytes"))
+            bar.advance(row.pop("num_rows"))
             totals.update(row)
-            bar.advance(row["num_rows"])
-    return Encoded(path=path, chunks=list_chunks(run.workspace, chunks), peak_memory_bytes=peak_memory, **totals)
+    return Encoded(path=path, num_rows=prepared.num_new, peak_memory_bytes=peak_memory, **totals)
 
 
 def actor_pool(settings: RayConfig) -> tuple[int, int, float]:
@@ -123,37 +111,34 @@ def actor_pool(settings: RayConfig) -> tuple[int, int, float]:
     return settings.encode_actors or max(1, fit), settings.cpus_per_actor, gpus
 
 
-def run_actors(settings: EncodeSettings, num_actors: int, cpus: int, gpus: float) -> Iterator[dict[str, int]]:
-    """One row of counts a chunk, as Ray Data's actors finish them. Raises what an actor raised after its retries."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised; the rest would break the bars
-    # From items, not `range`: its read tasks would wait forever for the CPUs that the actors hold.
-    chunks = ray.data.from_items(list(range(settings.num_chunks)), override_num_blocks=settings.num_chunks)
-    with warnings.catch_warnings():
+def run_actors(
+    settings: EncodeSettings, buckets: Sequence[int], num_actors: int, cpus: int, gpus: float
+) -> Iterator[dict[str, int]]:
+    """One row of counts a bucket, as Ray Data's actors finish them. Raises what an actor raised after its retries."""
+    with quiet_context(), warnings.catch_warnings():
         # Restarts are limited by arguments that Ray 2.60 deprecates without a replacement.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        counts = chunks.map_batches(
-            ChunkEncoder,
+        # From items, not `range`: its read tasks would wait forever for the CPUs that the actors hold.
+        numbers = ray.data.from_items(list(buckets), override_num_blocks=len(buckets))
+        counts = numbers.map_batches(
+            BucketEncoder,
             fn_constructor_args=(settings,),
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=min(num_actors, settings.num_chunks)),
+            compute=ray.data.ActorPoolStrategy(size=min(num_actors, len(buckets))),
             num_cpus=cpus,
             num_gpus=gpus,
             max_restarts=ACTOR_RESTARTS,
             max_task_retries=ACTOR_RESTARTS,
             runtime_env={"env_vars": MALLOC},
         )
-    try:
-        yield from counts.iter_rows()
-    except ray.exceptions.RayError as error:
-        raise_failures([error], what="encode", num_tasks=settings.num_chunks)
+        try:
+            yield from counts.iter_rows()
+        except ray.exceptions.RayError as error:
+            raise_failures([error], what="encode", num_tasks=len(buckets))
 
 
-class ChunkEncoder:
-    """The actor: holds the encoder, and turns the number of a chunk into the chunk's file."""
+class BucketEncoder:
+    """The actor: holds the encoder, and turns the number of a bucket into the file of its vectors."""
 
     def __init__(self, settings: EncodeSettings) -> None:
         path = resolve_model(settings.encoder.model, cache_dir=default_cache_folder(), s3=settings.s3)
@@ -166,39 +151,23 @@ class ChunkEncoder:
         self.encoder = load_encoder(path, settings.encoder, num_threads=settings.num_threads)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        counts = self.encode_chunk(int(batch["item"][0]))
+        counts = self.encode_bucket(int(batch["item"][0]))
         return {name: np.array([value]) for name, value in counts.items()}
 
-    def encode_chunk(self, chunk: int) -> dict[str, int]:
-        """Encodes what the chunk lacks and writes it; returns counts."""
-        settings = self.settings
-        keys = key_range(chunk, settings.num_chunks)
-        workspace = settings.workspace
-        rows = read_parts(workspace, settings.items_path, "texts", settings.num_parts, "fingerprint_key", keys)
-        known = read_known(workspace, settings.known_chunks, keys)
-        missing = without_known(rows, known)
-        counts = {"num_rows": rows.num_rows, "num_encoded": 0, "num_tokens": 0, "num_truncated": 0}
-        if missing.num_rows:
-            vectors, counts_new = self._vectors(missing, known, keys)
-            counts |= counts_new
-            write_chunk(workspace, settings.chunks_path, chunk, settings.num_chunks, missing, vectors)
-        return {**counts, "peak_memory_bytes": peak_memory_bytes()}
-
-    def _vectors(self, missing: pa.Table, known: pa.Table, keys: KeyRange) -> tuple[np.ndarray, dict[str, int]]:
-        """float16 (num_missing, dim): from a known row of the same fingerprint, else encoded, each text once."""
-        distinct = missing["fingerprint"].combine_chunks().dictionary_encode()
+    def encode_bucket(self, number: int) -> dict[str, int]:
+        """Encodes the new rows of a bucket, each text once, and writes their vectors as float16; returns counts."""
+        workspace, path = self.settings.workspace, self.settings.path
+        rows = read_bucket_file(workspace, path, NEW, number)
+        distinct = rows["fingerprint"].combine_chunks().dictionary_encode()
         first_rows = np.unique(distinct.indices.to_numpy(), return_index=True)[1]
-        found = pc.index_in(distinct.dictionary, value_set=known["fingerprint"].combine_chunks())
-        is_new = pc.is_null(found).to_numpy(zero_copy_only=False)
-        vectors = np.empty((len(first_rows), self.encoder.dim), np.float16)
-        texts = missing["text"].take(pa.array(first_rows[is_new])).to_pylist()
-        vectors[is_new] = self.encoder.encode(texts)
+        vectors = self.encoder.encode(rows["text"].take(pa.array(first_rows)).to_pylist()).astype(np.float16)
+        column = vector_column(vectors[distinct.indices.to_numpy()])
+        write_bucket_file(workspace, path, VECTORS, number, rows.select(IDS_COLUMNS).append_column(VECTOR, column))
         stats = self.encoder.stats
-        if len(texts) < len(first_rows):
-            known = read_known(self.settings.workspace, self.settings.known_chunks, keys, [VECTOR])
-            vectors[~is_new] = vectors_of(known.take(found.drop_null()))
-        return vectors[distinct.indices.to_numpy()], {
-            "num_encoded": len(texts),
+        return {
+            "num_rows": rows.num_rows,
+            "num_encoded": len(first_rows),
             "num_tokens": stats.num_tokens,
             "num_truncated": stats.num_truncated,
+            "peak_memory_bytes": peak_memory_bytes(),
         }

@@ -12,13 +12,17 @@ from indexing.store.blobs import Blob
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Checked rows, in sorted runs: items-N, and texts-N or vectors-N, one of each per part of the catalogue."""
+    """Checked rows, in buckets."""
 
     path: str
     catalogue_fingerprint: str
-    num_parts: int
-    duplicate_ranges: tuple[int, ...]
-    """Numbers of the id ranges in which a row has the id of an earlier one; their runs are duplicates-N."""
+    num_buckets: int
+    buckets: tuple[int, ...]
+    """Those that have rows."""
+    new_buckets: tuple[int, ...]
+    """Those that have rows whose vectors the base does not have."""
+    num_new: int
+    """Such rows."""
     num_rows: int
     """Of the catalogue, quarantined ones included."""
     num_items: dict[str, int]
@@ -42,16 +46,15 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """A vector for every row, in chunks."""
+    """A vector for every row that the base has none of, one file for each of the new buckets."""
 
     path: str
     num_rows: int
+    """Whose vectors the base does not have."""
     num_encoded: int
-    """Texts that had no vector before this run."""
+    """Distinct texts of a bucket."""
     num_tokens: int = 0
     num_truncated: int = 0
-    chunks: tuple[str, ...]
-    """Keys of all chunk files."""
     peak_memory_bytes: int = 0
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from indexing.store import ObjectInfo, PendingUpload, Store
 from jobs.workspace.artifact import DONE, Artifact
 from jobs.workspace.blobs import BLOBS_PREFIX, workspace_key
-from jobs.workspace.records import Built, BuiltGraph, Encoded
+from jobs.workspace.records import Built, BuiltGraph
 
 FOLDERS = ("items", "vectors", "shards", "builds", "validations", "training", "beir")
 """What stages make; all else in a workspace stays."""
@@ -62,11 +62,9 @@ def is_graph(folder: str) -> bool:
 
 
 def needed_by(workspace: Store, live: set[str], graphs: Sequence[str]) -> set[str]:
-    """Vectors of the prepared rows in `live`, blobs of the builds in it, and those of `graphs` that these come from."""
+    """Blobs of the builds in `live`, and those of `graphs` that these come from."""
     needed: set[str] = set()
     for folder in live:
-        if folder.startswith("items/") and (encoded := Artifact(workspace, f"{folder}/encoded", Encoded).read()):
-            needed |= {folder_of(chunk) for chunk in encoded.chunks}
         if folder.startswith("builds/") and (built := Artifact(workspace, folder, Built).read()):
             needed |= {workspace_key(blob) for shard in built.shards for _, blob in shard.entry.blobs()}
     with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="sweep") as pool:

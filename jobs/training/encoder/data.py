@@ -18,7 +18,7 @@ from jobs.run import Run
 from jobs.training.encoder.negatives import NO_NEGATIVES, Mined
 from jobs.training.encoder.pairs import METADATA_QUERIES, PAIRS, clicked_pairs, metadata_pairs, reformulated_pairs
 from jobs.workspace.artifact import Artifact
-from jobs.workspace.runs import parquet_bytes
+from jobs.workspace.parquet import parquet_bytes
 
 POOL_ROWS = 100_000
 """Items, chosen by hash, that metadata queries and uniform negatives come from; pairs bring their own."""
