@@ -23,7 +23,7 @@ from jobs.run import Run
 from jobs.stages.build import build, built_artifact
 from jobs.stages.encode import encode, encoded_artifact
 from jobs.stages.prepare import prepare, prepared_artifact
-from jobs.stages.publish import Published, find_published, publish, why_held
+from jobs.stages.publish import Published, find_published, find_unchanged, publish, why_held
 from jobs.stages.shard_rows import BaseDamaged
 from jobs.stages.validate import GatesFailed, validate
 from jobs.workspace.fingerprint import fingerprint
@@ -35,10 +35,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run has made; None for the stages after the requested one."""
+    """What a run has made; None for the stages after the requested one, and where nothing had to be done."""
 
-    prepared: Prepared
-    encoded: Encoded
+    prepared: Prepared | None = None
+    encoded: Encoded | None = None
     built: Built | None = None
     validated: Validated | None = None
     published: Published | None = None
@@ -69,6 +69,8 @@ def publish_night(run: Run, inputs: Inputs) -> Outcome:
         inputs = inputs.on_top_of(current)
         if reason := why_held(run, inputs):
             raise PublishConflict(f"{run.store.url}: {reason}")
+        if unchanged := find_unchanged(run, inputs):
+            return Outcome(published=unchanged)
         with ray_session(run.config.ray.address):
             held = replace(run, check=lease.check)
             return remaking_lost(held, inputs, lambda: run_and_publish(held, inputs))
@@ -76,11 +78,11 @@ def publish_night(run: Run, inputs: Inputs) -> Outcome:
 
 def run_and_publish(run: Run, inputs: Inputs) -> Outcome:
     outcome = run_stages(run, inputs, "build")
-    assert outcome.built is not None
+    assert outcome.prepared and outcome.encoded and outcome.built
     if published := find_published(run, inputs, outcome.prepared, outcome.built):
         return replace(outcome, published=published)
     outcome = validate_or_rebuild(run, inputs, outcome)
-    assert outcome.built is not None and outcome.validated is not None
+    assert outcome.prepared and outcome.encoded and outcome.built and outcome.validated
     published = publish(run, inputs, outcome.prepared, outcome.built, outcome.validated)
     rows = {"encode": outcome.encoded.num_encoded, "build": outcome.built.num_indexed}
     keep_rates(run.workspace, rows, run.progress.seconds)
@@ -129,7 +131,7 @@ def run_stages(run: Run, inputs: Inputs, last_stage: str) -> Outcome:
 
 def validate_or_rebuild(run: Run, inputs: Inputs, outcome: Outcome) -> Outcome:
     """The outcome with `validated`. Where gates fail for shards with deltas, all are rebuilt and measured again."""
-    assert outcome.built is not None
+    assert outcome.prepared and outcome.built
     try:
         return replace(outcome, validated=validate(run, inputs, outcome.prepared, outcome.built))
     except GatesFailed as error:

@@ -162,13 +162,9 @@ def count_range(keys: Keys, keys_in: KeyRange, total: int) -> tuple[Counter[str]
 def count_texts(rows: pa.Table, total: int) -> int:
     """Those of each of the `total` buckets, equal ones once."""
     buckets = pa.array(buckets_of(rows["id_key"].to_numpy(), total))
-    return (
-        rows.select(["fingerprint"])
-        .append_column("bucket", buckets)
-        .group_by(["bucket", "fingerprint"])
-        .aggregate([])
-        .num_rows
-    )
+    texts = pa.table({"bucket": buckets, "fingerprint": rows["fingerprint"]})
+    num_texts: int = texts.group_by(texts.column_names).aggregate([]).num_rows
+    return num_texts
 
 
 def select_range(keys: Keys, column: str, keys_in: KeyRange) -> pa.Table:

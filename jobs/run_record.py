@@ -101,7 +101,9 @@ def make_record(
     run: Run, start: RunStart, outcome: Outcome | None, error: str | None = None, exit_code: int = 0
 ) -> RunRecord:
     """The record of a run that has just ended; a run without an outcome has failed, and less is known of it."""
-    validated, published = (outcome.validated, outcome.published) if outcome else (None, None)
+    prepared, validated, published = (
+        (outcome.prepared, outcome.validated, outcome.published) if outcome else (None, None, None)
+    )
     return RunRecord(
         id=start.id,
         command=start.command,
@@ -114,8 +116,8 @@ def make_record(
         error=error,
         stages=tuple(stage_records(outcome, run.progress.seconds) if outcome else ended_stages(run.progress.seconds)),
         work=work_of(outcome) if outcome else (),
-        quarantined=outcome.prepared.quarantined if outcome else {},
-        quarantine_key=outcome.prepared.quarantine_key if outcome else None,
+        quarantined=prepared.quarantined if prepared else {},
+        quarantine_key=prepared.quarantine_key if prepared else None,
         report=validated.report if validated else None,
         report_key=f"{validated.path}/done.json" if validated else None,
         store=run.store.url,
@@ -196,6 +198,8 @@ def stage_records(outcome: Outcome, seconds: Mapping[str, float]) -> list[StageR
             peak_memory_bytes=peak_memory_bytes,
         )
 
+    if prepared is None or encoded is None:  # nothing had to be done
+        return []
     num_encoded = encoded.num_encoded if "encode" in seconds else 0
     reused = f"{prepared.total_items - num_encoded:,} vectors"
     found = [

@@ -88,6 +88,7 @@ def measure_general(rows: np.ndarray) -> dict[str, np.ndarray]:
 def measure_bm25(run: Run, inputs: Inputs, judgements: Judgements) -> dict[str, np.ndarray]:
     """Metric → float64 (num_queries,). Reads all texts that `encode` would encode into memory."""
     prepared = run_stages(run, inputs, "encode").prepared
+    assert prepared is not None
     ids, texts = [], []
     for number in prepared.buckets:
         ids += read_bucket_file(run.workspace, prepared.path, IDS, number)["item_id"].to_pylist()

@@ -74,6 +74,28 @@ def publish(run: Run, inputs: Inputs, prepared: Prepared, built: Built, validate
     return Published(release=release, is_new=True, uploads=sum_uploads(uploads))
 
 
+def find_unchanged(run: Run, inputs: Inputs) -> Published | None:
+    """The current release, where it was made from the same catalogue, encoder and configuration by the same versions.
+
+    Only the catalogue's files have been read by then.
+    """
+    parent, encoder = inputs.parent, inputs.encoder
+    if parent is None or run.config.publish.always:
+        return None
+    is_same = (
+        parent.catalogue_fingerprint == inputs.source.fingerprint
+        and parent.config_fingerprint == config_fingerprint(run.config, inputs.queries)
+        and (parent.encoder.digest if parent.encoder else None) == (encoder.digest if encoder else None)
+        and parent.tools == tool_versions()
+        and parent.kind == "build"
+    )
+    return (
+        Published(release=parent, is_new=False, uploads=NOTHING)
+        if is_same and not missing_blobs(run.store, parent)
+        else None
+    )
+
+
 def find_published(run: Run, inputs: Inputs, prepared: Prepared, built: Built) -> Published | None:
     """The current release, where it was validated by the same configuration and has the content that was built now."""
     parent = inputs.parent
@@ -161,8 +183,12 @@ def make_release(
         config_fingerprint=config_fingerprint(config, inputs.queries),
         validation=validation,
         report=report,
-        tools={name: importlib.metadata.version(name) for name in TOOLS},
+        tools=tool_versions(),
     )
+
+
+def tool_versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in TOOLS}
 
 
 def config_fingerprint(config: Config, queries: list[str] | None) -> str:
