@@ -96,31 +96,29 @@ def check_night(world: World, num_rows: int, capsys: pytest.CaptureFixture[str])
     assert main(["verify", world.store_url, "-q"]) == 0
     done = max(world.folder.glob("workspace/items/*/done.json"), key=lambda path: path.stat().st_mtime_ns)
     prepared = json.loads(done.read_text())
-    sources = ["source_part", "source_row"]
-    good = read_all(done.parent, "items-*", [*sources, "item_id"])
-    bad = read_bad(done.parent)
-    num_duplicates = len(read_all(done.parent, "duplicates-*", sources))
-    assert prepared["num_rows"] == len(good) + len(bad) == num_rows
-    assert len({(row["source_part"], row["source_row"]) for row in good + bad}) == num_rows
-    assert all(row["reason"] for row in bad)
-    assert sum(prepared["quarantined"].values()) == len(bad) + num_duplicates
+    good = {item_id for path in done.parent.glob("ids-*") for item_id in pq.read_table(path)["item_id"].to_pylist()}
+    bad, duplicates = read_set_aside(done.parent, "bad"), read_set_aside(done.parent, "duplicates")
+    assert prepared["num_rows"] == len(good) + len(bad) + len(duplicates) == num_rows
+    assert not bad.keys() & duplicates.keys()
+    assert all(bad.values())
+    assert sum(prepared["quarantined"].values()) == len(bad) + len(duplicates)
     release = world.releases()[-1]
-    assert release.num_items == len(good) - num_duplicates == sum(prepared["num_items"].values())
+    assert release.num_items == len(good) == sum(prepared["num_items"].values())
     known = known_ids(world.folder / "rows")
-    assert all(known.get((row["source_part"], row["source_row"]), row["item_id"]) == row["item_id"] for row in good)
-    check_search(world, {row["item_id"] for row in good})
+    assert {item_id for place, item_id in known.items() if place not in bad} <= good
+    check_search(world, good)
 
 
-def known_ids(folder: Path) -> dict[tuple[int, int], str]:
-    """Part and row → the id that stands there, as text, of Parquet files and of the types whose text is certain."""
+def known_ids(folder: Path) -> dict[tuple[str, int], str]:
+    """File and row → the id that stands there, as text, of Parquet files and of the types whose text is certain."""
     found = {}
-    paths = sorted(folder.rglob("*.parquet"), key=lambda path: path.relative_to(folder).as_posix())
-    for part, path in enumerate(paths):  # files are small: one part each
-        for row, value in enumerate(pq.ParquetFile(path).read(columns=["item_id"])["item_id"]):
+    for path in folder.rglob("*.parquet"):
+        name = path.relative_to(folder).as_posix()
+        for row, value in enumerate(pq.ParquetFile(path).read(columns=["item_id"])["item_id"], start=1):
             if isinstance(value, pa.StringScalar | pa.LargeStringScalar | pa.StringViewScalar) and value.is_valid:
-                found[part, row] = value.as_buffer().to_pybytes().decode(errors="replace")
+                found[name, row] = value.as_buffer().to_pybytes().decode(errors="replace")
             elif isinstance(value, pa.Int64Scalar):
-                found[part, row] = str(value.as_py())
+                found[name, row] = str(value.as_py())
     return found
 
 
@@ -134,19 +132,13 @@ def command(world: World, name: str, capsys: pytest.CaptureFixture[str]) -> int:
     return code
 
 
-def read_all(folder: Path, pattern: str, columns: list[str]) -> list[dict[str, Any]]:
-    paths = sorted(folder.glob(pattern))
-    return [row for path in paths for row in pq.read_table(path, columns=columns).to_pylist()]
-
-
-def read_bad(folder: Path) -> list[dict[str, Any]]:
-    """What was set aside of each part, whose number is in the name of the file."""
-    rows = []
-    for path in sorted(folder.glob("bad-*.csv")):
+def read_set_aside(folder: Path, kind: str) -> dict[tuple[str, int], str]:
+    """File and row → why it was set aside."""
+    found = {}
+    for path in folder.glob(f"{kind}-*.csv"):
         with path.open(newline="", encoding="utf-8") as file:
-            for _, row, _, reason, _ in csv.reader(file):
-                rows.append({"source_part": int(path.stem[4:]), "source_row": int(row) - 1, "reason": reason})
-    return rows
+            found |= {(name, int(row)): reason for name, row, _, reason, _ in csv.reader(file)}
+    return found
 
 
 def check_search(world: World, ids: set[str]) -> None:

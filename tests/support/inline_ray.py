@@ -1,18 +1,21 @@
 """Nights in this process and without Ray: each task runs where it is submitted, one after the other."""
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from ray.remote_function import RemoteFunction
 
 from cluster.fanout import raise_failures
-from jobs.stages.encode import ChunkEncoder, EncodeSettings
+from cluster.shuffle import BUCKET
+from jobs.stages.encode import BucketEncoder, EncodeSettings
 
 MODULES = (
-    *("jobs.stages.prepare", "jobs.stages.build", "jobs.stages.publish", "jobs.plan", "jobs.inputs.items"),
+    *("jobs.stages.build", "jobs.stages.publish", "jobs.plan", "jobs.inputs.items"),
     *("jobs.quality.inspect", "jobs.quality.shard_search", "jobs.quality.full_search", "jobs.quality.drift"),
 )
 
@@ -37,9 +40,25 @@ def fan_out(submit: Callable[[Any], Any], items: Sequence[Any], *, what: str, **
         yield item, result
 
 
-def run_actors(settings: EncodeSettings, *_: Any) -> Iterator[dict[str, int]]:
-    encoder = ChunkEncoder(settings)
-    return (encoder.encode_chunk(chunk) for chunk in range(settings.num_chunks))
+def shuffle(
+    items: Sequence[Any],
+    read: Callable[[Any], Iterable[pa.Table]],
+    write: Callable[[pa.Table], Any],
+    num_buckets: int,
+    *,
+    what: str,
+) -> Iterator[Any]:
+    try:
+        rows = pa.concat_tables([table for item in items for table in read(item)])
+        for number in sorted(set(rows[BUCKET].to_pylist())):
+            yield write(rows.filter(pc.field(BUCKET) == number))
+    except Exception as error:
+        raise_failures([error], what=what, num_tasks=len(items))
+
+
+def run_actors(settings: EncodeSettings, buckets: Sequence[int], *_: Any) -> Iterator[dict[str, int]]:
+    encoder = BucketEncoder(settings)
+    return (encoder.encode_bucket(number) for number in buckets)
 
 
 def run_inline(patch: pytest.MonkeyPatch) -> None:
@@ -57,6 +76,7 @@ def run_inline(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("jobs.plan.cluster_resources", lambda: {"CPU": 1.0})
     patch.setattr("jobs.inputs.shared.cpu_nodes", list)
     patch.setattr("jobs.stages.build.cores_of_nodes", lambda: [1])
+    patch.setattr("jobs.stages.prepare.shuffle", shuffle)
     patch.setattr("jobs.stages.encode.actor_pool", lambda settings: (1, 1, 0.0))
     patch.setattr("jobs.stages.encode.run_actors", run_actors)
     patch.setattr("jobs.quality.inspect.check_loads", lambda *_: None)
