@@ -24,7 +24,7 @@ from indexing.store.blobs import blob_key
 pytestmark = pytest.mark.timeout(600)  # a dozen runs, each a start of Ray workers
 
 RAYLET_EXIT_S = 90.0
-OTHER_WORKER_STEPS = ("/items-", "/texts-", "/vectors-", "/vectors/", "/shards/")
+OTHER_WORKER_STEPS = ("/ids-", "/display-", "/new-", "/shards/")
 
 QUICK_STEPS = ("/builds/", "/releases/")
 """The end of a stage, and the commit."""
@@ -188,7 +188,7 @@ def test_workers_killed_while_they_build_or_upload_are_replaced(
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 @pytest.mark.case(2)
-@pytest.mark.parametrize("steps", [("/vectors/",), OTHER_WORKER_STEPS, ("/blobs/",)])
+@pytest.mark.parametrize("steps", [("/vectors-",), OTHER_WORKER_STEPS, ("/blobs/",)])
 @on("encoder")
 def test_workers_killed_while_they_encode_build_or_upload_are_replaced(
     world: World,
@@ -247,7 +247,7 @@ def test_a_run_whose_raylet_is_killed_ends_and_a_rerun_converges(
 def test_a_run_whose_raylet_is_killed_at_any_stage_ends_and_a_rerun_converges(
     world: World, nights: Nights, shared_ray: SharedRay, proxy: FaultProxy, reader: Reader, trials: Trials
 ) -> None:
-    for step in ("/texts-", "/vectors/", "/shards/", "/blobs/"):
+    for step in ("/new-", "/vectors-", "/shards/", "/blobs/"):
         trials.tried()
         kill_raylet(world, proxy, lambda name, step=step: "PUT" in name and step in name)  # type: ignore[misc]
         check_whole(open_store(world.store_url))

@@ -102,7 +102,7 @@ def test_the_same_catalogue_again_is_neither_validated_nor_published(
     world: World, first: tuple[World, Night], tmp_path: Path
 ) -> None:
     night = world.run()
-    assert set(night.seconds) == {"build"}
+    assert not night.seconds
     assert night.release == first[1].release
     table = pq.read_table(world.folder / "vectors.parquet")
     pq.write_table(table.take(np.arange(len(table))[::-1]), world.folder / "vectors.parquet")  # other bytes, same rows

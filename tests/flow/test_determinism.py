@@ -24,11 +24,11 @@ def undisturbed(written_world: World, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.mark.faults
-def test_a_killed_run_keeps_its_finished_chunks_and_the_next_ends_with_the_same_bytes(
+def test_a_killed_run_keeps_its_finished_buckets_and_the_next_ends_with_the_same_bytes(
     fresh_world: World, undisturbed: Night
 ) -> None:
     kill_while_encoding(fresh_world)
-    kept = chunk_files(fresh_world)
+    kept = bucket_files(fresh_world)
     assert 1 <= len(kept) < 8
     assert not fresh_world.releases()
     with pytest.raises(PublishConflict, match="has the lease, its last sign of life"):  # as far as the store can know
@@ -37,17 +37,17 @@ def test_a_killed_run_keeps_its_finished_chunks_and_the_next_ends_with_the_same_
 
     night = fresh_world.run()
 
-    assert {path: state for path, state in chunk_files(fresh_world).items() if path in kept} == kept
+    assert {path: state for path, state in bucket_files(fresh_world).items() if path in kept} == kept
     assert night.num_encoded == undisturbed.num_encoded - sum(num_texts(path) for path in kept) > 0
     assert shard_digests(night.release) == shard_digests(undisturbed.release)
 
 
 def kill_while_encoding(world: World) -> None:
-    """SIGKILL to the driver alone, once a chunk is finished; returns when nothing that it started still runs."""
+    """SIGKILL to the driver alone, once a bucket is finished; returns when nothing that it started still runs."""
     with world.start() as driver:
         deadline = time.monotonic() + WAIT_S
-        while not chunk_files(world):
-            assert driver.poll() is None and time.monotonic() < deadline, "expected a finished chunk, got none"
+        while not bucket_files(world):
+            assert driver.poll() is None and time.monotonic() < deadline, "expected a finished bucket, got none"
             time.sleep(0.002)
         commands = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants(driver.pid)}
         driver.send_signal(signal.SIGKILL)
@@ -67,8 +67,8 @@ def age_lease(world: World) -> None:
     os.utime(path, (then, then))
 
 
-def chunk_files(world: World) -> dict[Path, tuple[int, int]]:
-    paths = world.folder.glob("workspace/vectors/*/*.parquet")
+def bucket_files(world: World) -> dict[Path, tuple[int, int]]:
+    paths = world.folder.glob("workspace/items/*/vectors-*.parquet")
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
 

@@ -20,7 +20,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Night]:
     return world, world.run()
 
 
-@pytest.mark.parametrize("lost", ["items/*/vectors-*.parquet", "items/*/items-*.parquet", "shards/sha256/*"])
+@pytest.mark.parametrize("lost", ["items/*/vectors-*.parquet", "items/*/ids-*.parquet", "shards/sha256/*"])
 def test_a_night_makes_again_what_the_workspace_has_lost(
     first: tuple[World, Night], tmp_path: Path, lost: str, caplog: pytest.LogCaptureFixture
 ) -> None:

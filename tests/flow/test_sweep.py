@@ -14,8 +14,6 @@ from indexing.release.codec import encode_canonical
 from indexing.release.registry import AcceptedEncoder, delete_encoders, entry_key, files_prefix, unused_encoders
 from indexing.store import Store, open_store
 from jobs.__main__ import main
-from jobs.workspace.artifact import Artifact
-from jobs.workspace.records import Encoded
 from jobs.workspace.sweep import apply_sweep, plan_sweep
 
 pytestmark = pytest.mark.timeout(300)
@@ -73,7 +71,6 @@ def test_a_night_after_a_prune_of_its_workspace_finds_all_that_it_needs(
     night = world.changed(publish={"always": True}).run("publish", "validation.max_row_change=1")
     assert shard_digests(night.release) == shard_digests(second)
     assert night.outcome.built and not night.outcome.built.num_indexed
-    assert "prepare" not in night.seconds
 
 
 def test_without_a_record_of_a_run_nothing_is_deleted(
@@ -86,26 +83,6 @@ def test_without_a_record_of_a_run_nothing_is_deleted(
     assert main(["prune", store.url, "--workspace", workspace.url, "--apply"]) == 2
     assert "expected the record of a run that has ended well" in capsys.readouterr().err
     assert workspace.head("vectors/e/0of8.parquet")
-
-
-def test_vectors_are_kept_as_long_as_rows_in_use_are_of_their_encoder(
-    workspace: Store, age: Callable[[], None]
-) -> None:
-    for folder, encoder in (("items/a", "one"), ("items/b", "two")):
-        chunk = f"vectors/{encoder}/0of8.parquet"
-        encoded = Encoded(path=f"{folder}/encoded", num_rows=1, num_encoded=1, chunks=(chunk,))
-        Artifact(workspace, f"{folder}/encoded", Encoded).write(encoded)
-        workspace.put(chunk, b"")
-        workspace.put(f"vectors/{encoder}/1of8.parquet", b"")
-    age()
-    sweep = plan_sweep(workspace, ["items/a"], DAY_S)
-    assert [info.key for info in sweep.to_delete] == [
-        "items/b/encoded/done.json",
-        "vectors/two/0of8.parquet",
-        "vectors/two/1of8.parquet",
-    ]
-    workspace.put("vectors/two/2of8.parquet", b"of a run that is under way")
-    assert [info.key for info in plan_sweep(workspace, ["items/a"], DAY_S).to_delete] == ["items/b/encoded/done.json"]
 
 
 def test_a_sweep_that_loses_its_lease_stops_and_has_deleted_markers_first(

@@ -124,11 +124,12 @@ class Night:
 
     @property
     def num_encoded(self) -> int:
-        return self.outcome.encoded.num_encoded if "encode" in self.seconds else 0
+        return self.outcome.encoded.num_encoded if self.outcome.encoded and "encode" in self.seconds else 0
 
     @property
     def quarantined(self) -> dict[str, int]:
         """Reason → number of rows."""
+        assert self.outcome.prepared is not None
         return self.outcome.prepared.quarantined
 
     @property

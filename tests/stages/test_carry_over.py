@@ -19,7 +19,7 @@ from indexing.store import open_store
 from indexing.store.blobs import Blob, blob_key, hash_file
 from jobs.stages.carry_over import MAX_DELTAS, match_rows, plan_changes, update_shard
 from jobs.workspace.blobs import local_blobs, put_blob, workspace_key
-from jobs.workspace.runs import parquet_bytes
+from jobs.workspace.parquet import parquet_bytes
 
 Row = tuple[str, int]
 """An item and the version of its content."""

@@ -11,15 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexing.errors import ConfigError, DataError
-from indexing.key_ranges import id_keys, key_range
-from indexing.store import open_store
+from indexing.key_ranges import id_keys
 from jobs.config.load import load_config
 from jobs.config.schema import Config
-from jobs.inputs import batches
 from jobs.inputs.catalogue import Part, Source, scan_source
 from jobs.inputs.rows import BAD_ROWS, MAX_EXCERPT, add_keys, check_part, row_rules
-from jobs.stages.prepare import prepare_part
-from jobs.workspace.runs import read_run, run_key
 from jobs.workspace.vectors import VECTOR, vectors_of
 
 ENCODER = "0" * 32
@@ -56,7 +52,7 @@ def check_texts(folder: Path, rows: list[dict[str, Any]]) -> tuple[pa.Table, pa.
     return check(config, source.parts[0], source, ENCODER)
 
 
-def test_good_rows_get_text_fingerprint_keys_and_collection(tmp_path: Path) -> None:
+def test_good_rows_get_text_key_and_collection(tmp_path: Path) -> None:
     rows = [
         {"item_id": "1", **ROW, "description": "d"},
         {"item_id": "2", "item_type": "show", "title": "t", "description": "e"},
@@ -65,8 +61,6 @@ def test_good_rows_get_text_fingerprint_keys_and_collection(tmp_path: Path) -> N
     assert good["text"].to_pylist() == ["So What — d", "e"]
     assert good["collection"].to_pylist() == ["tracks", "shows"]
     assert good["id_key"].to_pylist() == id_keys(["1", "2"]).tolist()
-    fingerprints = good["fingerprint"].to_pylist()
-    assert good["fingerprint_key"].to_pylist() == [int.from_bytes(value[:8], "big") for value in fingerprints]
     assert bad.num_rows == 0
 
 
@@ -96,7 +90,7 @@ def test_a_part_may_be_bad_as_a_whole(tmp_path: Path) -> None:
         tmp_path, [{"item_id": str(number), "item_type": "track", "title": ""} for number in (1, 2)]
     )
     assert (good.num_rows, bad.num_rows) == (0, 2)
-    assert {"id_key", "fingerprint_key", "collection", "text"} <= set(good.column_names)
+    assert {"id_key", "fingerprint", "collection", "text"} <= set(good.column_names)
 
 
 @pytest.mark.case(19)
@@ -118,29 +112,6 @@ def test_an_excerpt_is_short_and_shows_what_came_whatever_it_was(tmp_path: Path)
     assert first.startswith("item_id: 1; item_type: track; title: caf\ufffd = 1; plays: ")
     assert first.endswith("; popularity: many; more: {'a': [1]}")
     assert len(second) == MAX_EXCERPT
-
-
-@pytest.mark.case(19)
-def test_a_part_of_many_batches_is_one_run_and_its_bad_rows_have_their_places(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [{"item_id": f"{number}", **ROW, "title": "t" if number % 50 else ""} for number in range(400)]
-    (tmp_path / "catalogue").mkdir()
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "catalogue" / "a.parquet")
-    config = make_config(tmp_path, catalogue={**TITLES, "path": f"{tmp_path}/catalogue"})
-    source, workspace = scan_source(config), open_store(config.workspace)
-    monkeypatch.setattr(batches, "BATCH_ROWS", 1)
-    counts = prepare_part._function(source.parts[0], row_rules(config, source), ENCODER, workspace, "items")
-    assert (counts.num_rows, counts.reasons) == (400, {"title is null or blank": 8})
-    everything = key_range(0, 1)
-    items = read_run(workspace, run_key("items", "items", 0), "id_key", everything, collection="tracks")
-    texts = read_run(workspace, run_key("items", "texts", 0), "fingerprint_key", everything)
-    good = {row["item_id"] for row in rows if row["title"]}
-    assert items.num_rows == texts.num_rows == len(good)
-    assert set(items["item_id"].to_pylist()) == set(texts["item_id"].to_pylist()) == good
-    assert all(row["item_id"] == f"{row['source_row']}" for row in items.to_pylist())
-    bad = (tmp_path / "workspace" / "items" / "bad-00000.csv").read_text().splitlines()
-    assert [line.split(",")[1] for line in bad] == [f"{row + 1}" for row in range(0, 400, 50)]
 
 
 # --- precomputed vectors ---

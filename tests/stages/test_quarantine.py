@@ -5,7 +5,6 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from indexing.key_ranges import id_keys
 from indexing.store import open_store
 from jobs.config.schema import CatalogueConfig, CollectionConfig
 from jobs.inputs.catalogue import Part
@@ -13,8 +12,7 @@ from jobs.inputs.columns import Columns
 from jobs.inputs.rows import BAD_ROWS
 from jobs.report.console import MAX_REASONS, print_quarantine
 from jobs.report.terminal import PlainConsole
-from jobs.stages.quarantine import write_bad_rows, write_quarantine
-from jobs.workspace.runs import run_key, write_run
+from jobs.stages.quarantine import write_bad_rows, write_duplicates, write_quarantine
 
 
 @pytest.mark.case(19)
@@ -28,11 +26,9 @@ def test_the_file_lists_bad_rows_by_file_and_row_and_then_the_duplicates(store_u
     for number, rows in {1: [("b", 7, "=id", "why", "title: x\ny")], 0: [("a.csv", 2, None, "why", "2")]}.items():
         table = pa.Table.from_pylist([dict(zip(BAD_ROWS.names, row, strict=True)) for row in rows], BAD_ROWS)
         write_bad_rows(workspace, "items/i", number, table)
-    ids = ["t1", "t1"]
-    repeated = {"id_key": id_keys(ids), "item_id": ids, "collection": ["c"] * 2}
-    repeated |= {"source_part": pa.array([1, 0]), "source_row": pa.array([3, 9])}
-    write_run(workspace, run_key("items/i", "duplicates", 0), pa.table(repeated), sort_by=["id_key"])
-    write_quarantine(workspace, "items/i", "items/i/quarantine.csv", parts, [1, 0], [0])
+    repeated = pa.table({"source_part": [1, 0], "source_row": [3, 9], "item_id": ["t1", "t1"]})
+    write_duplicates(workspace, "items/i", 0, parts, repeated)
+    assert write_quarantine(workspace, "items/i") == {"why": 2}
     assert workspace.get("items/i/quarantine.csv").decode().splitlines() == [
         "file,row,item_id,reason,excerpt",
         "a.csv,3,,why,2",
