@@ -38,7 +38,7 @@ CONVERT_THREADS = 2
 """Files converted at the same time: each holds a block of rows."""
 DIM_ROWS = 1_024
 """Vectors that are looked at for how many components they have."""
-RESERVED = {"collection", "fingerprint", "fingerprint_key", "id_key", "reason", "text"} | {
+RESERVED = {"collection", "fingerprint", "id_key", "reason", "text"} | {
     f"source_{name}" for name in ("file", "part", "row")
 }
 """What `prepare` adds to the rows."""

@@ -167,7 +167,6 @@ def test_the_fingerprint_follows_names_and_content_alone(folder: Path, tmp_path:
     [
         "collection",
         "fingerprint",
-        "fingerprint_key",
         "id_key",
         "reason",
         "source_file",
