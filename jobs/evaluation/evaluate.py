@@ -15,9 +15,9 @@ from jobs.evaluation.judgements import Judgements
 from jobs.evaluation.metrics import Ranking, measure, paired_bootstrap, slice_relevant
 from jobs.evaluation.report import Difference, EvaluationReport
 from jobs.inputs.inputs import Inputs
+from jobs.inputs.rows import row_texts
 from jobs.nightly import run_stages
 from jobs.quality.full_search import built_files, search_release
-from jobs.quality.recall_loss import texts_of
 from jobs.quality.slices import MIN_SLICE, slice_popularity
 from jobs.run import Run
 from jobs.workspace.buckets import DISPLAY, IDS, read_bucket_file
@@ -92,7 +92,7 @@ def measure_bm25(run: Run, inputs: Inputs, judgements: Judgements) -> dict[str, 
     ids, texts = [], []
     for number in prepared.buckets:
         ids += read_bucket_file(run.workspace, prepared.path, IDS, number)["item_id"].to_pylist()
-        texts += texts_of(inputs.rules, read_bucket_file(run.workspace, prepared.path, DISPLAY, number)).tolist()
+        texts += row_texts(inputs.rules, read_bucket_file(run.workspace, prepared.path, DISPLAY, number)).to_pylist()
     rows = bm25_search(texts, judgements.texts, run.config.evaluation.depth)
     found = np.array(ids, object)[rows]
     found[rows < 0] = None

@@ -125,6 +125,11 @@ def add_vectors(rules: RowRules, raw: pa.Table, table: pa.Table, first_row: int)
     return move_bad(good, bad, pa.array(unusable[~is_short]), "its vector is zero or not finite")
 
 
+def row_texts(rules: RowRules, rows: pa.Table) -> pa.ChunkedArray:
+    """string (num_rows,): what the encoder reads of good rows, from their columns."""
+    return render_texts(rows, parse_templates(rules.text or {}, rows.column_names, list(rules.collections)))
+
+
 def move_bad(good: pa.Table, bad: pa.Table, mask: pa.Array, reason: str) -> tuple[pa.Table, pa.Table]:
     """Moves the rows that `mask` marks from `good` to `bad` with that reason; only columns of `bad` are kept."""
     moved = good.filter(mask)

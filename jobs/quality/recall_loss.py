@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from indexing.catalogue.text import parse_templates, render_texts
 from indexing.dense.params import K
 from indexing.ranks import text_ranks
-from jobs.inputs.rows import RowRules
+from jobs.inputs.rows import RowRules, row_texts
 from jobs.quality.recall import recall_by_score
 
 if TYPE_CHECKING:
@@ -26,11 +25,10 @@ Near = tuple[np.ndarray, np.ndarray]
 """Texts (str objects) and scores, each (NUM_ITEMS, at most NUM_NEAR), best first, of the items nearest to a few."""
 
 
-def texts_of(rules: RowRules, metadata: pa.Table) -> np.ndarray:
-    """The texts of rows, by their columns to display: str objects (num_rows,)."""
-    templates = parse_templates(rules.text or {}, metadata.column_names, list(rules.collections))
-    texts: np.ndarray = render_texts(metadata, templates).to_numpy(zero_copy_only=False)
-    return texts
+def texts_of(rules: RowRules, metadata: pa.Table, labels: np.ndarray) -> np.ndarray:
+    """The texts of a shard's labels, str objects of the same shape."""
+    texts: np.ndarray = row_texts(rules, metadata.take(pa.array(labels.ravel()))).to_numpy(zero_copy_only=False)
+    return texts.reshape(labels.shape)
 
 
 def merge_near(one: Near, other: Near) -> Near:

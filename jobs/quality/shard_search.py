@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
-import pyarrow as pa
 import ray
 
 from cluster.fanout import fan_out, peak_memory_bytes
@@ -116,9 +115,7 @@ def search_shard(
         near = None
         if rules.text is not None:
             metadata = read_metadata(fetch, shard.entry, str(shard))
-            nearest = labels[:NUM_ITEMS]
-            texts = texts_of(rules, metadata.take(pa.array(nearest.ravel())))
-            near = texts.reshape(nearest.shape), scores[:NUM_ITEMS]
+            near = texts_of(rules, metadata, labels[:NUM_ITEMS]), scores[:NUM_ITEMS]
     k = min(K, shard.entry.num_items)
     labels, scores = labels[:, :k], scores[:, :k]
     found_by = np.zeros(labels.shape, np.uint16)

@@ -191,7 +191,7 @@ def split_repeated(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
     order = [(name, "ascending") for name in ("id_key", "item_id", *SOURCE)]
     rows = take_rows(rows, pc.sort_indices(rows, sort_keys=order))
     ids = rows["item_id"].combine_chunks()
-    is_repeated = pa.concat_arrays([pa.array([False] * min(1, len(ids))), pc.equal(ids[1:], ids[:-1])])
+    is_repeated = pa.concat_arrays([pa.array([False] * min(1, len(ids)), pa.bool_()), pc.equal(ids[1:], ids[:-1])])
     return rows.filter(pc.invert(is_repeated)), rows.filter(is_repeated)
 
 
