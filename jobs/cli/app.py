@@ -20,8 +20,8 @@ EXIT_CODES = """Exit codes:
     0  done
     2  wrong configuration or arguments
     3  bad input data
-    4  validation failed
-    5  another run has published, or a rollback holds this one back
+    4  a gate failed, or train accepted no encoder
+    5  another run is working or has published, or a rollback blocks this one
     6  storage or cluster unavailable
    70  a bug
   130  interrupted

@@ -42,10 +42,11 @@ Workspace = Annotated[
     typer.Option(
         "--workspace",
         metavar="URL",
-        help="Also delete what no recent run uses: here, of accepted encoders, and of this machine's cached models.",
+        help="Also delete what no recent run uses in this workspace, and accepted encoders and cached models that "
+        "nothing uses.",
     ),
 ]
-Apply = Annotated[bool, typer.Option("--apply", help="Delete them.")]
+Apply = Annotated[bool, typer.Option("--apply", help="Delete what is listed.")]
 
 
 def prune(
