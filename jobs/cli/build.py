@@ -4,7 +4,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -104,7 +104,7 @@ def show_plan(config: Config, as_json: bool) -> None:
         print_plan(plan, PlainConsole())
 
 
-def plan_record(plan: "Plan") -> dict[str, Any]:
+def plan_record(plan: "Plan") -> dict[str, object]:
     """The fields of the plan; items and shards of a collection by name."""
     collections = {name: {"items": items, "shards": shards} for name, (items, shards) in plan.collections.items()}
     return {**dataclasses.asdict(plan), "collections": collections}

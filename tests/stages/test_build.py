@@ -12,7 +12,7 @@ from indexing.dense.params import IndexParams
 from indexing.errors import DamagedError, DataError
 from indexing.key_ranges import KEY_SPACE, KeyRange, id_keys, key_range
 from indexing.store import open_store
-from jobs.stages.build import ShardTask, shard_items, shard_vectors, threads_of_a_shard
+from jobs.stages.build import ShardTask, shard_items, shard_vectors
 from jobs.workspace.artifact import Artifact
 from jobs.workspace.records import Prepared
 from jobs.workspace.runs import write_run
@@ -134,14 +134,3 @@ def test_chunks_that_differ_in_dimension_are_refused(prepared: Artifact[Prepared
     task = make_task(prepared, chunks=chunks)
     with pytest.raises(DataError, match=r"vectors/b\.parquet: expected vectors of 8 dimensions, got 7"):
         shard_vectors(task, shard_items(task))
-
-
-@pytest.mark.parametrize(
-    ("cores", "num_shards", "num_threads"), [([8, 2], 1, 8), ([8, 2], 3, 3), ([8, 2], 40, 1), ([], 4, 1)]
-)
-def test_a_shard_has_its_share_of_the_cores_and_no_more_than_a_node_has(
-    cores: list[int], num_shards: int, num_threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A cluster that starts its workers on demand may have no node with cores yet."""
-    monkeypatch.setattr("jobs.stages.build.cores_of_nodes", lambda: cores)
-    assert threads_of_a_shard(num_shards) == num_threads
