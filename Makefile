@@ -1,10 +1,11 @@
 # One virtual environment in .venv; a stamp per set of extras, renewed when pyproject.toml or constraints.txt change.
 #   make demo GPU=1     installs torch's CUDA build, which is the default where nvidia-smi finds a GPU, unless `GPU=` is empty
-#   make test COVERAGE=1     prints the share of lines that the tests run
+#   make test COVERAGE=1     also prints the share of lines that the tests run, as CI does
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet -c constraints.txt
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 GPU ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo 1)
 COMMA := ,
 WITH_GPU := $(if $(GPU),$(COMMA)gpu)
@@ -34,8 +35,8 @@ demo: .venv/.installed-train$(WITH_GPU) ## build and search a release of the sma
 	@echo
 	@echo 'Next, your own words:'
 	@echo '  $(BIN)/nightcrate search file://./build/demo/store "christmas episode" --collection tracks -k 5'
-	@echo 'and your own catalogue: copy configs/local.yaml to configs/my.yaml, then'
-	@echo '  $(BIN)/nightcrate plan -c configs/my.yaml'
+	@echo 'and your own catalogue, a CSV, JSON lines or Parquet file:'
+	@echo '  $(BIN)/nightcrate init tracks.csv'
 
 test: .venv/.installed-test$(WITH_GPU) ## all tests but the long forms
 	$(PYTEST)
@@ -71,7 +72,7 @@ docs: .venv/.installed-docs ## the documentation as a site in build/site; open i
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## delete build/ and the caches, but not .venv
-	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
@@ -83,11 +84,11 @@ clean: ## delete build/ and the caches, but not .venv
 	@touch $@
 
 # Without a GPU, before pip can choose the CUDA build: keep a torch of the right version, else install the CPU build from
-# where pip looks (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), else from PyTorch's own index, which uv knows by name.
+# where pip looks (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), else from PyTorch's own index.
 define CPU_TORCH
 if [ "$$(uname -s)" != Linux ]; then :; \
 elif $(BIN)/pip freeze | grep -q '^torch==$(TORCH)\b'; then :; \
 elif $(PIP) 'torch==$(TORCH)+cpu' 2>/dev/null; then :; \
-elif $(PIP) uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend cpu -c constraints.txt torch; then :; \
+elif $(PIP) --extra-index-url $(TORCH_CPU_INDEX) 'torch==$(TORCH)+cpu' 2>/dev/null; then :; \
 else echo "No CPU build of torch found: pip installs the CUDA build, some 3 GB. It runs on a CPU too."; fi
 endef

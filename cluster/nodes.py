@@ -1,4 +1,4 @@
-"""The nodes of a cluster: one small task on each, and what Ray deletes there with a job."""
+"""The nodes of a cluster: their CPUs, one small task on each, and what Ray deletes there with a job."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +24,11 @@ def cpu_nodes() -> list[dict[str, Any]]:
     """The live nodes that have CPUs, as `ray.nodes` describes them."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
+
+
+def cores_of_nodes() -> list[int]:
+    """CPUs of each live node that has any."""
+    return [int(node["Resources"]["CPU"]) for node in cpu_nodes()]
 
 
 def on_each_node(act: Callable[[], Result]) -> list[tuple[str, Result]]:

@@ -124,12 +124,6 @@ def own_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def cores_of_nodes() -> list[int]:
-    """CPUs of each node that is alive."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
-
-
 def cluster_resources() -> dict[str, float]:
     """CPUs and GPUs of the connected cluster."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]

@@ -21,6 +21,7 @@ from indexing.encoder.batching import Batch, Tokens
 from indexing.encoder.head import Head
 from indexing.encoder.settings import EncodeStats
 from indexing.errors import ConfigError, DataError, first_line
+from indexing.vectors import NORM_TOLERANCE
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 def _check_norms(vectors: np.ndarray) -> None:
     norms = np.linalg.norm(vectors, axis=1)
-    wrong = np.flatnonzero(~(np.abs(norms - 1) < 1e-3))
+    wrong = np.flatnonzero(~(np.abs(norms - 1) < NORM_TOLERANCE))
     if len(wrong):
         raise DataError(
             f"expected vectors of norm 1 from the model, got {norms[wrong[0]]} for text {wrong[0]} "

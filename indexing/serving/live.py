@@ -15,6 +15,7 @@ from indexing.search.open import open_release
 from indexing.search.queries import check_texts
 from indexing.search.results import OpenRelease
 from indexing.store import open_store
+from indexing.vectors import NORM_TOLERANCE
 
 if TYPE_CHECKING:
     from indexing.release.manifest import Release
@@ -77,7 +78,7 @@ def run_canaries(opened: OpenRelease, canaries: list[str]) -> None:
     """Raises DamagedError unless every canary finds items with scores that a cosine can have."""
     k = min(K, sum(shard.num_items for shard in opened.shards))
     scores = opened.search(canaries, k=k).scores
-    bad = np.flatnonzero(~(np.isfinite(scores) & (np.abs(scores) <= 1 + 1e-3)).all(axis=1))
+    bad = np.flatnonzero(~(np.isfinite(scores) & (np.abs(scores) <= 1 + NORM_TOLERANCE)).all(axis=1))
     if bad.size:
         raise DamagedError(
             f"release {opened.release.number}: expected cosines for the canary {canaries[bad[0]]!r}, "

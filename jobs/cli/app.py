@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,8 +20,8 @@ EXIT_CODES = """Exit codes:
     0  done
     2  wrong configuration or arguments
     3  bad input data
-    4  validation failed
-    5  another run has published, or a rollback holds this one back
+    4  a gate failed, or train accepted no encoder
+    5  another run is working or has published, or a rollback blocks this one
     6  storage or cluster unavailable
    70  a bug
   130  interrupted
@@ -108,19 +108,14 @@ def version(package: str) -> str:
         return "is not installed"
 
 
-def be_verbose(context: typer.Context, is_wanted: bool) -> None:
-    if is_wanted:
-        output_of(context).is_verbose = True
+def switch(*names: str, sets: str, help: str) -> Any:
+    """An option of every command that sets one field of Output."""
 
+    def set_field(context: typer.Context, is_wanted: bool) -> None:
+        if is_wanted:
+            setattr(output_of(context), sets, True)
 
-def be_quiet(context: typer.Context, is_wanted: bool) -> None:
-    if is_wanted:
-        output_of(context).is_quiet = True
-
-
-def debug(context: typer.Context, is_wanted: bool) -> None:
-    if is_wanted:
-        output_of(context).is_debug = True
+    return typer.Option(*names, callback=set_field, expose_value=False, rich_help_panel=OUTPUT_PANEL, help=help)
 
 
 def set_log_format(context: typer.Context, name: str | None) -> None:
@@ -137,27 +132,9 @@ def common_options(
         typer.Option("--version", callback=print_versions, is_eager=True, help="Show versions and exit."),
     ] = False,
     verbose: Annotated[
-        bool,
-        typer.Option(
-            "-v",
-            "--verbose",
-            callback=be_verbose,
-            expose_value=False,
-            rich_help_panel=OUTPUT_PANEL,
-            help="Also log the details of nightcrate's own work.",
-        ),
+        bool, switch("-v", "--verbose", sets="is_verbose", help="Also log the details of nightcrate's own work.")
     ] = False,
-    quiet: Annotated[
-        bool,
-        typer.Option(
-            "-q",
-            "--quiet",
-            callback=be_quiet,
-            expose_value=False,
-            rich_help_panel=OUTPUT_PANEL,
-            help="Only errors and the result.",
-        ),
-    ] = False,
+    quiet: Annotated[bool, switch("-q", "--quiet", sets="is_quiet", help="Only errors and the result.")] = False,
     log_format: Annotated[
         str | None,
         typer.Option(
@@ -171,14 +148,7 @@ def common_options(
         ),
     ] = None,
     debug: Annotated[
-        bool,
-        typer.Option(
-            "--debug",
-            callback=debug,
-            expose_value=False,
-            rich_help_panel=OUTPUT_PANEL,
-            help="Log everything, and show the traceback of an error.",
-        ),
+        bool, switch("--debug", sets="is_debug", help="Log everything, and show the traceback of an error.")
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import importlib.util
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -18,64 +19,34 @@ if TYPE_CHECKING:
     from jobs.plan import Plan
 
 
-def nightly(
-    context: typer.Context,
-    config: ConfigFile,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Encode, build, validate and publish; resumes where an earlier run stopped."""
-    run(context, load_config(config, overrides or ()), "publish", None, dry_run, as_json)
-
-
 def plan(context: typer.Context, config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show what nightly would do: rows to encode, reuse and delete, shards, bytes, time, memory; reads only."""
     show_plan(load_config(config, overrides or ()), as_json)
 
 
-def encode(
-    context: typer.Context,
-    config: ConfigFile,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Check the catalogue and encode the texts that have no vector yet."""
-    run(context, load_config(config, overrides or ()), "encode", frozenset({"prepare", "encode"}), dry_run, as_json)
+def up_to(last_stage: str, *allowed: str, help: str) -> Callable[..., None]:
+    """A command that runs up to `last_stage`. Only the `allowed` stages may run, where any are named."""
+
+    def command(
+        context: typer.Context,
+        config: ConfigFile,
+        overrides: Overrides = None,
+        dry_run: DryRun = False,
+        as_json: AsJson = False,
+    ) -> None:
+        run(context, load_config(config, overrides or ()), last_stage, frozenset(allowed) or None, dry_run, as_json)
+
+    command.__doc__ = help
+    return command
 
 
-def build(
-    context: typer.Context,
-    config: ConfigFile,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Build the shards from the vectors that encode made."""
-    run(context, load_config(config, overrides or ()), "build", frozenset({"build"}), dry_run, as_json)
-
-
-def validate(
-    context: typer.Context,
-    config: ConfigFile,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Check the recall of the built shards against exact search, and every other gate."""
-    run(context, load_config(config, overrides or ()), "validate", frozenset({"validate"}), dry_run, as_json)
-
-
-def publish(
-    context: typer.Context,
-    config: ConfigFile,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Upload the validated shards and commit them as the next release."""
-    run(context, load_config(config, overrides or ()), "publish", frozenset({"publish"}), dry_run, as_json)
+nightly = up_to("publish", help="Encode, build, validate and publish; resumes where an earlier run stopped.")
+encode = up_to("encode", "prepare", "encode", help="Check the catalogue and encode the texts that have no vector yet.")
+build = up_to("build", "build", help="Build the shards from the vectors that encode made.")
+validate = up_to(
+    "validate", "validate", help="Check the recall of the built shards against exact search, and every other gate."
+)
+publish = up_to("publish", "publish", help="Upload the validated shards and commit them as the next release.")
 
 
 def run(
@@ -133,7 +104,7 @@ def show_plan(config: Config, as_json: bool) -> None:
         print_plan(plan, PlainConsole())
 
 
-def plan_record(plan: "Plan") -> dict[str, Any]:
+def plan_record(plan: "Plan") -> dict[str, object]:
     """The fields of the plan; items and shards of a collection by name."""
     collections = {name: {"items": items, "shards": shards} for name, (items, shards) in plan.collections.items()}
     return {**dataclasses.asdict(plan), "collections": collections}

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from indexing.errors import ConfigError
+from jobs.cli.options import AsJson
+from jobs.cli.output import print_json
 from jobs.report.terminal import PlainConsole, printable
 
 File = Annotated[
@@ -14,8 +16,8 @@ File = Annotated[
 Out = Annotated[str, typer.Option("--out", metavar="YAML", help="The configuration to write.")]
 
 
-def init(file: File, out: Out = "my.yaml") -> None:
-    """Write a configuration for a catalogue; which column is what is guessed.
+def init(file: File, out: Out = "my.yaml", as_json: AsJson = False) -> None:
+    """Write a configuration for a catalogue, with a guess of what its columns are called.
 
     Shows three rows as the encoder would read them. An existing configuration stays as it is.
     """
@@ -31,6 +33,9 @@ def init(file: File, out: Out = "my.yaml") -> None:
             opened.write(draft.yaml)
     except OSError as error:
         raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
+    if as_json:
+        shown = {"columns": draft.columns, "carried": draft.carried, "num_rows": draft.num_rows, "texts": draft.texts}
+        return print_json({"config": out, **shown})
     for name, rule in draft.columns.items():
         source = rule if isinstance(rule, str) else f"{rule['from']}, split at {rule['split']}"
         console.print(f"{name:<14}{printable(source)}", soft_wrap=True)

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import typer
 
@@ -90,7 +90,7 @@ def output_of(context: typer.Context) -> Output:
     return cast(Output, context.obj)
 
 
-def print_json(record: Any) -> None:
+def print_json(record: object) -> None:
     """One document; a value that JSON has no type for, such as a date in the metadata of an item, becomes text."""
     print(json.dumps(record, indent=1, default=str))
 

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -42,10 +42,11 @@ Workspace = Annotated[
     typer.Option(
         "--workspace",
         metavar="URL",
-        help="Also delete what no recent run uses: here, of accepted encoders, and of this machine's cached models.",
+        help="Also delete what no recent run uses in this workspace, and accepted encoders and cached models that "
+        "nothing uses.",
     ),
 ]
-Apply = Annotated[bool, typer.Option("--apply", help="Delete them.")]
+Apply = Annotated[bool, typer.Option("--apply", help="Delete what is listed.")]
 
 
 def prune(
@@ -87,7 +88,7 @@ def prune(
 
 def prune_leftovers(
     store: StoreOf, workspace: str, protected: Iterable[int], min_age_s: float, lease: Lease | None, as_json: bool
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What runs have left elsewhere; deleted where there is a lease. Returns it for --json, else prints it."""
     require_ray()  # the record of a run comes with all that makes one
     from jobs.run_record import work_in_use
@@ -117,7 +118,7 @@ def prune_leftovers(
     }
 
 
-def object_records(infos: Iterable[ObjectInfo]) -> list[dict[str, Any]]:
+def object_records(infos: Iterable[ObjectInfo]) -> list[dict[str, object]]:
     return [{"key": info.key, "size_bytes": info.size_bytes} for info in infos]
 
 
@@ -129,7 +130,7 @@ def print_plan(plan: PrunePlan) -> None:
     print(f"to abort: {len(plan.to_abort)} unfinished uploads")
 
 
-def plan_record(plan: PrunePlan) -> dict[str, Any]:
+def plan_record(plan: PrunePlan) -> dict[str, object]:
     return {
         "protected": {str(number): reason for number, reason in plan.protected.items()},
         "num_kept": plan.num_kept,

@@ -137,7 +137,8 @@ def rollback(
 ) -> None:
     """Verify an old release in full, then publish its content as the next release.
 
-    nightly does not publish what was rolled back from until resume.
+    nightly does not publish again what was rolled back from, until resume lifts
+    this hold.
     """
     from indexing.release.rollback import roll_back
 

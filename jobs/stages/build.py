@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray
 
 from cluster.fanout import fan_out, peak_memory_bytes
-from cluster.session import cores_of_nodes
+from cluster.nodes import cores_of_nodes
 from indexing.dense.build import build_graph
 from indexing.dense.params import IndexParams
 from indexing.key_ranges import key_range, num_shards
@@ -160,7 +160,7 @@ def plan_shards(
 def threads_of_a_shard(num_shards: int) -> int:
     """One, or more where the cluster has more cores than there are shards; no more than a node has."""
     cores = cores_of_nodes()
-    return max(1, min(max(cores), sum(cores) // num_shards))
+    return max(1, min(max(cores, default=1), sum(cores) // num_shards))
 
 
 def shards_to_carry(parent: Release | None, totals: dict[str, int]) -> dict[tuple[str, int], Shard]:

@@ -123,6 +123,12 @@ def test_each_example_of_the_help_parses(example: str) -> None:
         command.make_context(name, rest, parent=context)
 
 
+def test_every_command_but_submit_takes_json() -> None:
+    """Which prints what another command does."""
+    takes_json = {name for name, command in APP.commands.items() for param in command.params if "--json" in param.opts}
+    assert set(APP.commands) - takes_json == {"submit"}
+
+
 def test_an_example_that_does_not_parse_is_noticed() -> None:
     with pytest.raises(typer.TyperException):
         test_each_example_of_the_help_parses("nightcrate search --nothing x")
@@ -266,6 +272,20 @@ def test_search_as_json_has_the_hits_with_their_metadata(published: str, capsys:
     assert (found["release"], found["query"], [hit["rank"] for hit in found["hits"]]) == (2, "balark", [1, 2])
     assert set(found["hits"][0]) == {"rank", "score", "collection", "item_id", "metadata"}
     assert found["hits"][0]["metadata"] == {"title": f"title of {found['hits'][0]['item_id']}"}
+
+
+def test_init_as_json_is_the_guess_and_some_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("id,name,year\n1,Rain Song,1973\n2,Halloween,2006\n")
+    out = str(tmp_path / "a.yaml")
+    found = document(capsys, "init", str(tmp_path / "a.csv"), "--out", out)
+    assert found == {
+        "config": out,
+        "columns": {"item_id": "id", "title": "name"},
+        "carried": ["year"],
+        "num_rows": 2,
+        "texts": ["Rain Song", "Halloween"],
+    }
+    assert Path(out).is_file()
 
 
 def test_verify_as_json_counts_what_was_read(published: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,28 +1,27 @@
 """One task on each node, and folders that are deleted with a job."""
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
-from flow.worlds import RAY_TOKEN
+from flow.conftest import ray_environment, shared_ray, short_folder  # noqa: F401  fixtures
 
-from cluster.nodes import is_deleted_with_job, on_each_node
-from cluster.session import ray_session
+import cluster.nodes
+from cluster.nodes import cores_of_nodes, is_deleted_with_job, on_each_node
 
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.fixture
-def session() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_TOKEN", RAY_TOKEN)  # else Ray writes one into the user's home
-        patch.delenv("RAY_ADDRESS", raising=False)
-        with ray_session(None):
-            yield
+def test_only_live_nodes_that_have_cpus_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head without CPUs runs no task, and a node that has left none any more."""
+    resources: list[dict[str, Any]] = [{"memory": 1.0}, {"CPU": 8.0}, {"CPU": 4.0}, {"CPU": 2.0}]
+    nodes = [{"Alive": number != 2, "Resources": each} for number, each in enumerate(resources)]
+    monkeypatch.setattr(cluster.nodes.ray, "nodes", lambda: nodes)
+    assert cores_of_nodes() == [8, 2]
 
 
-def test_each_node_is_asked_though_all_its_cpus_are_busy(session: None, tmp_path: Path) -> None:
+def test_each_node_is_asked_though_all_its_cpus_are_busy(tmp_path: Path) -> None:
     @ray.remote
     def be_busy(path: Path) -> None:
         while not path.exists():

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import re
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from inputs.test_catalogue import config_of
 
-import jobs.inputs.files
 from indexing.errors import DataError, ReplacedError
 from indexing.store import Store, open_store
 from jobs.config.schema import Config
 from jobs.inputs.catalogue import scan_source
-from jobs.inputs.files import open_listed
+from jobs.inputs.files import list_files, open_listed, read_footer
 from jobs.inputs.interactions import read_interactions
 from jobs.inputs.queries import read_queries
 from jobs.inputs.text_files import read_tables
@@ -39,6 +39,17 @@ def parquet(first: int, **columns: Any) -> bytes:
 @pytest.fixture
 def store(store_url: str) -> Store:
     return open_store(store_url)
+
+
+def then_replace(function: Callable[..., Any], store: Store, key: str) -> Callable[..., Any]:
+    """`function`, and the file is another one when it has returned."""
+
+    def call(*arguments: Any) -> Any:
+        found = function(*arguments)
+        store.put(key, parquet(4))
+        return found
+
+    return call
 
 
 CATALOGUE = {"collections": {"tracks": {"item_types": ["track"]}}}
@@ -68,14 +79,7 @@ def test_a_catalogue_that_is_replaced_between_its_listing_and_its_footer_is_not_
     store: Store, store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put("a.parquet", parquet(1))
-    listing = jobs.inputs.files.list_files
-
-    def list_then_replace(*arguments: Any) -> Any:
-        found = listing(*arguments)
-        store.put("a.parquet", parquet(4))
-        return found
-
-    monkeypatch.setattr("jobs.inputs.catalogue.list_files", list_then_replace)
+    monkeypatch.setattr("jobs.inputs.catalogue.list_files", then_replace(list_files, store, "a.parquet"))
     with pytest.raises(DataError, match=REPLACED):
         scan_source(config_of(tmp_path / "c", catalogue={**CATALOGUE, "path": store_url}))
 
@@ -142,14 +146,7 @@ def test_queries_that_are_replaced_between_their_listing_and_their_rows_are_not_
     store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put("q.parquet", parquet(1))
-    reading = jobs.inputs.files.read_footer
-
-    def read_then_replace(*arguments: Any) -> Any:
-        found = reading(*arguments)
-        store.put("q.parquet", parquet(4))
-        return found
-
-    monkeypatch.setattr("jobs.inputs.queries.read_footer", read_then_replace)
+    monkeypatch.setattr("jobs.inputs.queries.read_footer", then_replace(read_footer, store, "q.parquet"))
     with pytest.raises(DataError, match=REPLACED):
         read_queries(f"{store_url}/q.parquet", None, "--queries")
 
