@@ -110,6 +110,11 @@ class Source:
     dim: int | None
     """Components of a precomputed vector; None where an encoder makes them."""
 
+    @property
+    def converted(self) -> tuple[str, ...]:
+        """Folders of the workspace that have these rows as Parquet, where the user's files are not."""
+        return tuple(sorted({part.key.rpartition("/")[0] for part in self.parts if part.key != part.name}))
+
 
 def scan_source(config: Config) -> Source:
     """Lists the files and reads their footers, several at once; each file is opened and hashed once.
