@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
 from indexing.catalogue.columns import convert, converts, is_text, plain_type
@@ -18,6 +17,7 @@ from indexing.catalogue.contract import CONTRACT, is_blank
 from indexing.errors import DataError
 from jobs.config.paths import SCHEME
 from jobs.config.schema import CatalogueConfig, CollectionConfig, Config
+from jobs.inputs.batches import read_batches
 from jobs.inputs.catalogue import ScannedFile, scan_files, scan_source
 from jobs.inputs.columns import INTERNAL, Columns, arrange
 from jobs.inputs.files import folder_columns
@@ -101,12 +101,13 @@ def read_sample(scans: Sequence[ScannedFile], path: str) -> pa.Table:
     """The first rows of the first file that has any, as they came."""
     for scan in scans:
         with scan.store.open(scan.info.key) as file:
-            for batch in pq.ParquetFile(file).iter_batches(SAMPLE_ROWS):
-                table = pa.Table.from_batches([batch])
+            for table in read_batches(file):
                 if INTERNAL.keys() & set(table.column_names):
                     table = table.filter(pc.is_null(table["nightcrate:reason"]))
                 if table.num_rows:
-                    table = arrange(table, Columns(constants=folder_columns(scan.name)), scan.source)
+                    table = arrange(
+                        table.slice(0, SAMPLE_ROWS), Columns(constants=folder_columns(scan.name)), scan.source
+                    )
                     return table.select([name for name in table.column_names if name not in INTERNAL])
     raise DataError(f"{path}: expected rows, got none")
 
@@ -166,8 +167,8 @@ def read_types(scans: Sequence[ScannedFile], source: str) -> list[str]:
 def read_column(scan: ScannedFile, name: str) -> Iterator[list[str]]:
     """The distinct texts of a column that are not blank, batch by batch."""
     with scan.store.open(scan.info.key) as file:
-        for batch in pq.ParquetFile(file).iter_batches(columns=[name]):
-            texts, _ = convert(pa.chunked_array([batch.column(0)]), pa.string())
+        for batch in read_batches(file, columns=[name]):
+            texts, _ = convert(batch[name], pa.string())
             yield pc.unique(texts.filter(pc.invert(is_blank(texts)))).to_pylist()
 
 
