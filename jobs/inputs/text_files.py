@@ -35,7 +35,8 @@ def read_tables(file: BinaryIO, name: str, source: str) -> Iterator[pa.Table]:
     with text_errors(source):
         if name.lower().endswith(".gz"):
             file = gzip.GzipFile(fileobj=file)  # type: ignore[assignment]
-        yield from joined(read_csv(file, source)) if ".csv" in name.lower()[-7:] else read_json_lines(file, source)
+        is_csv = name.lower().removesuffix(".gz").endswith((".csv", ".tsv"))
+        yield from joined(read_csv(file, source)) if is_csv else read_json_lines(file, source)
 
 
 def joined(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -226,7 +227,13 @@ def parse_object(line: bytes) -> dict[str, Any]:
 
 
 def column_of(values: list[Any], rows: list[int], name: str, source: str) -> pa.Array:
-    """The values as an Arrow array. Raises DataError naming the line in which they change their type."""
+    """The values as an Arrow array, made alike where they have no type in common.
+
+    Raises DataError naming the line in which they change their type.
+    """
+    for change in (in_lists, as_texts):
+        if _why_no_column(values) is not None:
+            values = change(values)
     error = _why_no_column(values)
     if error is None:
         return pa.array(values)
@@ -235,6 +242,22 @@ def column_of(values: list[Any], rows: list[int], name: str, source: str) -> pa.
         middle = (good + bad) // 2
         good, bad = (middle, bad) if _why_no_column(values[:middle]) is None else (good, middle)
     raise DataError(f"{source}: line {rows[bad - 1] + 1}: {name}: {first_line(error)[:200]}") from error
+
+
+def in_lists(values: list[Any]) -> list[Any]:
+    """Where a value is a list, each other one as a list of it."""
+    if not any(isinstance(value, list) for value in values):
+        return values
+    return [value if value is None or isinstance(value, list) else [value] for value in values]
+
+
+def as_texts(values: list[Any]) -> list[Any]:
+    """Numbers and booleans as texts, in lists too."""
+    texts: list[Any] = []
+    for value in values:
+        is_number = isinstance(value, int | float)
+        texts.append(as_texts(value) if isinstance(value, list) else json.dumps(value) if is_number else value)
+    return texts
 
 
 def _why_no_column(values: list[Any]) -> Exception | None:
