@@ -1,4 +1,4 @@
-"""Nights, prunes, pins, rollbacks and readers at once in a simulated world, and what must hold in any order."""
+"""Nights, prunes, pins, rollbacks, resumes and readers at once in a simulated world, and what holds in any order."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from support.tiny_release import make_release
 from indexing.errors import ConfigError, DamagedError, PublishConflict, StoreUnavailable
 from indexing.release import retention
 from indexing.release.commit import YOUNG_S, publish_release, read_release, release_numbers, upload_blobs
+from indexing.release.hold import find_hold, hold_of
 from indexing.release.lease import TTL_S, Lease, hold_lease
 from indexing.release.manifest import Collection, Release, Shard, parse_release, release_number, release_to_bytes
 from indexing.release.retention import apply_prune, pin, plan_prune, unpin
-from indexing.release.rollback import roll_back
+from indexing.release.rollback import resume, roll_back
 from indexing.store import Store
 from indexing.store.blobs import Blob, blob_key, blob_of, is_blob_key
 from indexing.store.cache import download_verified
@@ -39,7 +40,8 @@ def release_of(number: int, contents: list[int], writer_id: str) -> Release:
         for position, content in enumerate(contents)
     )
     collection = Collection(name="tracks", item_types=("track",), num_items=len(shards), ef_search=1, shards=shards)
-    return make_release(number, collection, writer_id=writer_id)
+    catalogue = " ".join(map(str, sorted(contents)))
+    return make_release(number, collection, writer_id=writer_id, catalogue_fingerprint=catalogue)
 
 
 @dataclass(eq=False)
@@ -70,10 +72,21 @@ class Truth(Observer):
             raise Violation(f"release {number} is overwritten")
         if number != len(self.committed) + 1 or parse_release(data).parent != (number - 1 or None):
             raise Violation(f"release {number} comes after {len(self.committed)}")
+        self.check_hold(number, parse_release(data))
         self.committed[number] = data
         self.world.note(f"commits release for number {number}")
         if self.holds_lease(self.world.process):
             self.confirmed.add(number)
+
+    def check_hold(self, number: int, release: Release) -> None:
+        """No build publishes again what a rollback has left, and no rollback leaves it free to be published."""
+        parent = parse_release(self.committed[number - 1])
+        if release.kind == "build" and find_hold(parent, hold_of(release)):
+            raise Violation(f"release {number} undoes a rollback")
+        has_left = hold_of(parent)
+        is_free = has_left.made_from != hold_of(release).made_from and find_hold(release, has_left) is None
+        if release.kind == "rollback" and is_free:
+            raise Violation(f"release {number} holds nothing of release {number - 1}")
 
     def before_delete(self, key: str, was_checked: bool) -> None:
         if release_number(key) is not None:
@@ -135,7 +148,14 @@ class Runs:
         with hold_lease(store, "process 1 on nightly", wait=self.waits()) as lease:
             parent = read_release(store)
             contents = dice.sample(range(len(CONTENTS)), dice.choice([2, 3, 4]))
+            if dice.random() < 0.3:  # a catalogue as it was before
+                contents = [
+                    BLOBS.index(blob)
+                    for blob in read_release(store, dice.choice(release_numbers(store))).blobs().values()
+                ]
             release = release_of(parent.number + 1, contents, f"{self.world.process.name} {self.world.now_s}")
+            if find_hold(parent, hold_of(release)):
+                raise PublishConflict("held")
 
             def upload() -> None:
                 upload_blobs(store, release.blobs().values(), self.fetch, parent=parent)
@@ -147,7 +167,21 @@ class Runs:
         store = self.store()
         with hold_lease(store, "process 1 on nightly", wait=self.waits()) as lease:
             to = self.world.dice.choice(release_numbers(store))
-            self.succeed(roll_back(store, to, check=lease.check))
+            release = roll_back(store, to, check=lease.check)
+            if release.holds:
+                self.world.note(f"places a hold for number {release.number}")
+            self.succeed(release)
+
+    def resume(self) -> None:
+        """Once there is a hold."""
+        store = self.store()
+        for _ in range(6):
+            if not read_release(store).holds:
+                self.world.pause(self.world.dice.expovariate(1 / 300))
+        with hold_lease(store, "process 1 on nightly", wait=self.waits()) as lease:
+            release = resume(store, check=lease.check)
+            self.world.note(f"lifts the hold for number {release.number}")
+            self.succeed(release)
 
     def prune(self) -> None:
         store = self.store()
@@ -263,7 +297,7 @@ def simulate(seed: int, folder: Path, put_back: Callable[[pytest.MonkeyPatch], N
     for content, blob in zip(CONTENTS, BLOBS, strict=True):
         if not (folder / blob.sha256).exists():
             (folder / blob.sha256).write_bytes(content)
-    actors = ["night", "prune", "read", *dice.choices(["night", "prune", "pin", "rollback", "prune"], k=4)]
+    actors = ["night", "prune", "read", *dice.choices(["night", "prune", "pin", "rollback", "prune", "resume"], k=4)]
     for number, name in enumerate(actors):
         process = Process(f"{name} {number}", wall_off_s=dice.choice([0.0] * 15 + [1_000.0]))
         world.spawn(process, guarded(world, getattr(runs, name)), dice.choice(DELAYS_S) * dice.random())
