@@ -254,7 +254,7 @@ def find_dim(config: Config, scans: Sequence[ScannedFile], npy: Npy | None) -> i
     """
     if npy or not config.vectors.path:
         return npy.dim if npy else None
-    dim = most_common_length(batch.column(0) for scan in scans for batch in vector_batches(scan))
+    dim = most_common_length(vectors for scan in scans for vectors in vectors_of_file(scan))
     if dim is None:
         raise DataError(
             f"vectors.path: expected vectors in column {VECTOR} at {config.vectors.path}, got empty ones alone"
@@ -262,9 +262,12 @@ def find_dim(config: Config, scans: Sequence[ScannedFile], npy: Npy | None) -> i
     return dim
 
 
-def vector_batches(scan: ScannedFile) -> Iterator[pa.RecordBatch]:
+def vectors_of_file(scan: ScannedFile) -> Iterator[pa.Array]:
+    """All vectors of a file, DIM_ROWS at a time."""
     with open_listed(scan.store, scan.info) as file, parquet_errors(scan.source):
-        yield from pq.ParquetFile(file).iter_batches(DIM_ROWS, columns=[VECTOR])
+        for batch in read_batches(file, columns=[VECTOR]):
+            for start in range(0, batch.num_rows, DIM_ROWS):
+                yield batch[VECTOR].slice(start, DIM_ROWS).combine_chunks()
 
 
 def split_file(scan: ScannedFile, first_number: int) -> list[Part]:
