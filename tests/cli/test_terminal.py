@@ -14,6 +14,7 @@ from jobs.report.evaluation import print_evaluation
 from jobs.report.plan import print_plan
 from jobs.report.terminal import PlainConsole
 
+pytestmark = pytest.mark.case(28)
 EVIL = "a\x1b[31mred\x1b]0;owned\x07 b\x9b2J c\u202egnp d\re"
 STEERING = frozenset("\x1b\x07\x9b\u202e\r")
 

@@ -10,6 +10,8 @@ import pytest
 from indexing.errors import ConfigError
 from jobs.config.load import load_config
 
+pytestmark = pytest.mark.case(31)
+
 
 def load(folder: Path, **sections: Any) -> None:
     config = {
