@@ -18,7 +18,9 @@ import pyarrow.csv as csv
 from indexing.errors import DataError, first_line
 
 BLOCK_BYTES = 4 << 20
-"""Of a CSV file, what is parsed at once, and so its longest row. The reader is up to 32 blocks ahead."""
+"""What is parsed of a CSV file at once, and so its longest row. The reader is up to 32 blocks ahead. A line of JSON may
+be as long."""
+TOO_LONG = f"the line is longer than {BLOCK_BYTES >> 20} MiB"
 TABLE_BYTES = 16 << 20
 """What a table has at least, in memory, unless it is the last one of its file; of JSON lines, bytes of the file."""
 ROW, REASON, LINE = "nightcrate:row", "nightcrate:reason", "nightcrate:line"
@@ -189,9 +191,21 @@ class WithEnd:
 def read_json_lines(file: BinaryIO, source: str) -> Iterator[pa.Table]:
     """One object per line; blank lines are skipped."""
     first = 0
-    while lines := file.readlines(TABLE_BYTES):
+    while lines := next_lines(file):
         yield objects_table(lines, first, source)
         first += len(lines)
+
+
+def next_lines(file: BinaryIO) -> list[bytes]:
+    """Lines of some TABLE_BYTES; of one that is longer than BLOCK_BYTES one byte more than these."""
+    lines: list[bytes] = []
+    size_bytes = 0
+    while size_bytes < TABLE_BYTES and (line := file.readline(BLOCK_BYTES + 1)):
+        lines.append(line)
+        size_bytes += len(line)
+        while len(line) > BLOCK_BYTES and not line.endswith(b"\n"):
+            line = file.readline(BLOCK_BYTES + 1)
+    return lines
 
 
 def objects_table(lines: list[bytes], first: int, source: str) -> pa.Table:
@@ -210,11 +224,14 @@ def objects_table(lines: list[bytes], first: int, source: str) -> pa.Table:
     }
     good = pa.table({**columns, ROW: pa.array(objects, pa.int64())})
     texts = [line[: 4 * MAX_LINE].decode("utf-8", "replace") for line in bad.values()]
-    return with_bad(good, list(bad), ["expected a JSON object in UTF-8"] * len(bad), texts)
+    reasons = [TOO_LONG if len(line) > BLOCK_BYTES else "expected a JSON object in UTF-8" for line in bad.values()]
+    return with_bad(good, list(bad), reasons, texts)
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
     """Empty objects inside it, which Parquet cannot hold, become null. Raises ValueError for anything but an object."""
+    if len(line) > BLOCK_BYTES:
+        raise ValueError(TOO_LONG)
     try:
         value = json.loads(line, object_hook=lambda found: found or None)
     except RecursionError as error:

@@ -184,6 +184,17 @@ def test_a_line_that_is_no_object_is_set_aside_with_its_row(line: bytes) -> None
     assert bad[:2] == (2, "expected a JSON object in UTF-8")
 
 
+@pytest.mark.case(19)
+def test_a_line_that_is_too_long_is_set_aside_and_never_held_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a whole catalogue that somebody has written as one array."""
+    monkeypatch.setattr(text_files, "BLOCK_BYTES", 100)
+    for size in (101, 202, 999):
+        (table,) = read(b'{"id": "a"}\n' + b'{"id": 1}'.ljust(size) + b'\n{"id": "b"}\n', "a.jsonl")
+        assert good_rows([table]) == [{"id": "a"}, {"id": "b"}]
+        assert bad_rows([table]) == [(1, "the line is longer than 4 MiB", '{"id": 1}'.ljust(101))]
+    assert good_rows(read(b'{"id": 1}'.ljust(100), "a.jsonl")) == [{"id": 1}]
+
+
 def test_lines_are_read_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(text_files, "TABLE_BYTES", 100)
     lines = [json.dumps({"id": number}) for number in range(50)]
