@@ -11,37 +11,24 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.simulated_releases import BLOBS, CONTENTS, check_hold, release_of, verify_bytes
 from support.simulated_store import Observer, SimulatedStore
-from support.simulation import InThisThread, Killed, Process, Task, Violation, World
-from support.tiny_release import make_release
+from support.simulation import InThisThread, Process, Task, Violation, World
 
 from indexing.errors import ConfigError, DamagedError, PublishConflict, StoreUnavailable
 from indexing.release import retention
 from indexing.release.commit import YOUNG_S, publish_release, read_release, release_numbers, upload_blobs
 from indexing.release.hold import find_hold, hold_of
 from indexing.release.lease import TTL_S, Lease, hold_lease
-from indexing.release.manifest import Collection, Release, Shard, parse_release, release_number, release_to_bytes
+from indexing.release.manifest import Release, parse_release, release_number, release_to_bytes
 from indexing.release.retention import apply_prune, pin, plan_prune, unpin
 from indexing.release.rollback import resume, roll_back
 from indexing.store import Store
-from indexing.store.blobs import Blob, blob_key, blob_of, is_blob_key
+from indexing.store.blobs import Blob, blob_key, is_blob_key
 from indexing.store.cache import download_verified
 
 DAY_S = 86_400.0
 DELAYS_S = (0.0, 20.0, 60.0, 400.0, 10_000.0)
-CONTENTS = [b"content %d" % number for number in range(16)]
-BLOBS = [blob_of(content) for content in CONTENTS]
-
-
-def release_of(number: int, contents: list[int], writer_id: str) -> Release:
-    """A release whose shards have these contents, one blob each."""
-    shards = tuple(
-        Shard(number=position, num_items=1, index=BLOBS[content], items=BLOBS[content], metadata=BLOBS[content])
-        for position, content in enumerate(contents)
-    )
-    collection = Collection(name="tracks", item_types=("track",), num_items=len(shards), ef_search=1, shards=shards)
-    catalogue = " ".join(map(str, sorted(contents)))
-    return make_release(number, collection, writer_id=writer_id, catalogue_fingerprint=catalogue)
 
 
 @dataclass(eq=False)
@@ -72,21 +59,12 @@ class Truth(Observer):
             raise Violation(f"release {number} is overwritten")
         if number != len(self.committed) + 1 or parse_release(data).parent != (number - 1 or None):
             raise Violation(f"release {number} comes after {len(self.committed)}")
-        self.check_hold(number, parse_release(data))
+        if number > 1:
+            check_hold(parse_release(data), parse_release(self.committed[number - 1]))
         self.committed[number] = data
         self.world.note(f"commits release for number {number}")
         if self.holds_lease(self.world.process):
             self.confirmed.add(number)
-
-    def check_hold(self, number: int, release: Release) -> None:
-        """No build publishes again what a rollback has left, and no rollback leaves it free to be published."""
-        parent = parse_release(self.committed[number - 1])
-        if release.kind == "build" and find_hold(parent, hold_of(release)):
-            raise Violation(f"release {number} undoes a rollback")
-        has_left = hold_of(parent)
-        is_free = has_left.made_from != hold_of(release).made_from and find_hold(release, has_left) is None
-        if release.kind == "rollback" and is_free:
-            raise Violation(f"release {number} holds nothing of release {number - 1}")
 
     def before_delete(self, key: str, was_checked: bool) -> None:
         if release_number(key) is not None:
@@ -250,13 +228,6 @@ def make_past(world: World, truth: Truth) -> None:
         truth.confirmed.add(number)
 
 
-def verify_bytes(store: Store, release: Release, on_blob: Callable[[Blob], None], path: Path) -> None:
-    """In place of `verify_release`, which loads graphs too: the same requests to the store."""
-    for blob in release.blobs().values():
-        download_verified(store, blob, path)
-        on_blob(blob)
-
-
 def checked(truth: Truth, check: Callable[[Lease], None]) -> Callable[[Lease], None]:
     def check_and_compare(lease: Lease) -> None:
         check(lease)
@@ -324,7 +295,5 @@ def guarded(world: World, act: Callable[[], None]) -> Callable[[], None]:
             act()
         except (PublishConflict, StoreUnavailable, DamagedError, ConfigError) as error:
             world.note(f"{type(error).__name__} for {error}")
-        except Killed:
-            raise
 
     return run
