@@ -39,6 +39,8 @@ class Outcome:
 
     prepared: Prepared | None = None
     encoded: Encoded | None = None
+    converted: tuple[str, ...] = ()
+    """Folders of the workspace that have the catalogue as Parquet, where it was CSV or JSON lines."""
     built: Built | None = None
     validated: Validated | None = None
     published: Published | None = None
@@ -118,7 +120,7 @@ def run_stages(run: Run, inputs: Inputs, last_stage: str) -> Outcome:
     """The stages up to `last_stage`, which is before publish."""
     require_shared(run, inputs.source)
     prepared = prepare(run, inputs)
-    outcome = Outcome(prepared, encode(run, inputs, prepared))
+    outcome = Outcome(prepared, encode(run, inputs, prepared), inputs.source.converted)
     if last_stage == "encode":
         return outcome
     try:

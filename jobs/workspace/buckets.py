@@ -5,7 +5,6 @@ does not have, with their texts. `vectors-N` has the vectors of these. So a task
 whatever the size of the catalogue.
 """
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,7 +56,7 @@ def write_bucket_file(store: Store, path: str, kind: str, number: int, rows: pa.
 def read_bucket_file(store: Store, path: str, kind: str, number: int, columns: Sequence[str] | None = None) -> pa.Table:
     """A file of a bucket, read by one request. Raises ObjectNotFound."""
     data = store.get(bucket_key(path, kind, number))
-    return pq.read_table(io.BytesIO(data), columns=list(columns) if columns else None)
+    return pq.read_table(pa.BufferReader(data), columns=list(columns) if columns else None)
 
 
 def rows_in(ids: pa.Table, collection: str, keys: KeyRange) -> pa.Array:
