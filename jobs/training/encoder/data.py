@@ -87,8 +87,7 @@ def read_data(artifact: Artifact[TrainingCounts]) -> tuple[pa.Table, pa.Table, n
     """Pairs, items and hard negatives, as `write_data` has them."""
     tables = []
     for name in DATA_FILES:
-        with artifact.store.open(artifact.key(name)) as file:
-            tables.append(pq.read_table(pa.PythonFile(file, mode="r")))
+        tables.append(pq.read_table(pa.BufferReader(artifact.store.get(artifact.key(name)))))
     pairs, items = tables
     if "hard" not in pairs.column_names:
         return pairs, items, NO_NEGATIVES.repeat(pairs.num_rows, axis=0)
