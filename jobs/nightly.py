@@ -38,6 +38,8 @@ class Outcome:
 
     prepared: Prepared
     encoded: Encoded
+    converted: tuple[str, ...] = ()
+    """Folders of the workspace that have the catalogue as Parquet, where it was CSV or JSON lines."""
     built: Built | None = None
     validated: Validated | None = None
     published: Published | None = None
@@ -115,7 +117,7 @@ def run_stages(run: Run, inputs: Inputs, last_stage: str) -> Outcome:
     """The stages up to `last_stage`, which is before publish."""
     require_shared(run, inputs.source)
     prepared = prepare(run, inputs)
-    outcome = Outcome(prepared, encode(run, inputs, prepared))
+    outcome = Outcome(prepared, encode(run, inputs, prepared), inputs.source.converted)
     if last_stage == "encode":
         return outcome
     outcome = replace(outcome, built=build(run, inputs, prepared, outcome.encoded))

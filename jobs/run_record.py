@@ -143,7 +143,7 @@ def record_bytes(record: RunRecord) -> bytes:
 
 def work_of(outcome: Outcome) -> tuple[str, ...]:
     made = (outcome.prepared, outcome.built, outcome.validated)
-    return tuple(artifact.path for artifact in made if artifact)
+    return (*outcome.converted, *(artifact.path for artifact in made if artifact))
 
 
 def work_in_use(workspace: Store, min_age_s: float) -> set[str]:

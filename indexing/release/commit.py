@@ -66,9 +66,11 @@ def read_release(store: Store, number: int | None = None, keys: Sequence[Ed25519
     key = release_key(number)
     try:
         data = store.get(key, max_bytes=MAX_RELEASE_BYTES)
-        if keys is not None:
-            check_signed_bytes(data, keys)  # first, since it is cheap and decides whether to read on
+        # First, since it is cheap and decides whether to read on.
+        signature = check_signed_bytes(data, keys) if keys is not None else None
         release = parse_release(data)
+        if signature and release.signature != signature:
+            raise DamagedError("its signature is not where a publisher writes it")
     except ObjectNotFound as error:
         raise ConfigError(f"no release {number} in {store.url}: {_describe_range(release_numbers(store))}") from error
     except DamagedError as error:

@@ -1,5 +1,6 @@
 """The command that writes a configuration for a catalogue. It needs no Ray."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -44,4 +45,4 @@ def init(file: File, out: Out = "my.yaml", as_json: AsJson = False) -> None:
     console.print(f"\nrows as the encoder reads them, of {draft.num_rows:,}:", soft_wrap=True)
     for text in draft.texts:
         console.print(f"  {printable(text)}", soft_wrap=True)
-    console.print(f"\n{out} is written; look at it, then run: nightcrate plan -c {out}", soft_wrap=True)
+    console.print(f"\n{out} is written; look at it, then run: nightcrate plan -c {shlex.quote(out)}", soft_wrap=True)

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from yaml import YAMLError
 
 from indexing.errors import ConfigError
+from jobs.config.apart import require_apart
 from jobs.config.errors import explain_interpolation, explain_reading, explain_values, explain_yaml, show
 from jobs.config.fields import defaults_of
 from jobs.config.paths import absolute_paths
@@ -30,7 +31,9 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     try:
         layers = [_prepare(_read_file(path), folder), *(_prepare(_read_override(text), Path()) for text in overrides)]
         values = _resolve(reduce(_merge, layers, defaults_of(Config)))
-        return _validate(absolute_paths(values, Config, folder))
+        config = _validate(absolute_paths(values, Config, folder))
+        require_apart(config)
+        return config
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

@@ -110,6 +110,11 @@ class Source:
     dim: int | None
     """Components of a precomputed vector; None where an encoder makes them."""
 
+    @property
+    def converted(self) -> tuple[str, ...]:
+        """Folders of the workspace that have these rows as Parquet, where the user's files are not."""
+        return tuple(sorted({part.key.rpartition("/")[0] for part in self.parts if part.key != part.name}))
+
 
 def scan_source(config: Config) -> Source:
     """Lists the files and reads their footers, several at once; each file is opened and hashed once.
@@ -249,7 +254,7 @@ def find_dim(config: Config, scans: Sequence[ScannedFile], npy: Npy | None) -> i
     """
     if npy or not config.vectors.path:
         return npy.dim if npy else None
-    dim = most_common_length(batch.column(0) for scan in scans for batch in vector_batches(scan))
+    dim = most_common_length(vectors for scan in scans for vectors in vectors_of_file(scan))
     if dim is None:
         raise DataError(
             f"vectors.path: expected vectors in column {VECTOR} at {config.vectors.path}, got empty ones alone"
@@ -257,9 +262,12 @@ def find_dim(config: Config, scans: Sequence[ScannedFile], npy: Npy | None) -> i
     return dim
 
 
-def vector_batches(scan: ScannedFile) -> Iterator[pa.RecordBatch]:
+def vectors_of_file(scan: ScannedFile) -> Iterator[pa.Array]:
+    """All vectors of a file, DIM_ROWS at a time."""
     with open_listed(scan.store, scan.info) as file, parquet_errors(scan.source):
-        yield from pq.ParquetFile(file).iter_batches(DIM_ROWS, columns=[VECTOR])
+        for batch in read_batches(file, columns=[VECTOR]):
+            for start in range(0, batch.num_rows, DIM_ROWS):
+                yield batch[VECTOR].slice(start, DIM_ROWS).combine_chunks()
 
 
 def split_file(scan: ScannedFile, first_number: int) -> list[Part]:

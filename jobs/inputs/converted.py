@@ -11,7 +11,7 @@ from jobs.workspace.artifact import Artifact
 from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.runs import parquet_bytes
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the way in which rows are read changes."""
 ROW_GROUP_ROWS = 16_384
 logger = logging.getLogger(__name__)

@@ -5,23 +5,25 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
-from indexing.catalogue.columns import convert, converts, is_text, plain_type
+from indexing.catalogue.columns import convert, converts, is_number, is_text, plain_type
 from indexing.catalogue.contract import CONTRACT, is_blank
 from indexing.errors import DataError
+from jobs.config.apart import require_apart
 from jobs.config.paths import SCHEME
 from jobs.config.schema import CatalogueConfig, CollectionConfig, Config
+from jobs.inputs.batches import read_batches
 from jobs.inputs.catalogue import ScannedFile, scan_files, scan_source
 from jobs.inputs.columns import INTERNAL, Columns, arrange
 from jobs.inputs.files import folder_columns
 from jobs.inputs.rows import check_part, row_rules
+from jobs.inputs.text_files import REASON
 
 NAMES = {
     "item_id": "itemid id trackid songid episodeid uri trackuri guid uuid isrc showid albumid artistid",
@@ -40,6 +42,8 @@ SEPARATORS = {"creators": ";|", "genres": ";|,"}
 SAMPLE_ROWS, SHOWN_ROWS, MAX_TYPES = 1_000, 3, 20
 MIN_DISTINCT = 0.9
 """Share of the sampled rows whose ids must differ."""
+MORE_OF_COLUMN = {"item_id": " and distinct values", "title": ""}
+"""What is expected of a required column in addition to its name."""
 Rule = str | dict[str, str]
 
 
@@ -73,6 +77,8 @@ def draft_config(path: str, out: Path) -> Draft:
                 del columns["item_type"]
         config = make_config(path, folder, changed_names(columns), collections)
         texts, num_rows = read_texts(config)
+    build = Path("build", catalogue_name(path)).absolute()
+    require_apart(replace(config, store=f"file://{build}/store", workspace=f"file://{build}/workspace"))
     taken = {rule if isinstance(rule, str) else rule["from"] for rule in columns.values()}
     carried = [name for name in sample.column_names if name.strip() and name not in taken]
     return Draft(write_yaml(path, out, config.catalogue), columns, carried, num_rows, texts)
@@ -99,16 +105,22 @@ def catalogue_name(path: str) -> str:
 
 def read_sample(scans: Sequence[ScannedFile], path: str) -> pa.Table:
     """The first rows of the first file that has any, as they came."""
+    num_bad, reason = 0, ""
     for scan in scans:
         with scan.store.open(scan.info.key) as file:
-            for batch in pq.ParquetFile(file).iter_batches(SAMPLE_ROWS):
-                table = pa.Table.from_batches([batch])
-                if INTERNAL.keys() & set(table.column_names):
-                    table = table.filter(pc.is_null(table["nightcrate:reason"]))
+            for table in read_batches(file):
+                if REASON in table.column_names:
+                    bad = table.filter(pc.is_valid(table[REASON]))
+                    num_bad, reason = num_bad + bad.num_rows, reason or "".join(bad[REASON][:1].to_pylist())
+                    table = table.filter(pc.is_null(table[REASON]))
                 if table.num_rows:
-                    table = arrange(table, Columns(constants=folder_columns(scan.name)), scan.source)
+                    table = arrange(
+                        table.slice(0, SAMPLE_ROWS), Columns(constants=folder_columns(scan.name)), scan.source
+                    )
                     return table.select([name for name in table.column_names if name not in INTERNAL])
-    raise DataError(f"{path}: expected rows, got none")
+    raise DataError(
+        f"{path}: expected rows, got " + (f"{num_bad} bad ones; the first: {reason}" if num_bad else "none")
+    )
 
 
 def guess_columns(sample: pa.Table, path: str) -> dict[str, Rule]:
@@ -124,7 +136,7 @@ def guess_columns(sample: pa.Table, path: str) -> dict[str, Rule]:
         if target not in columns:
             likely = ", ".join(NAMES[target].split()[:4])
             raise DataError(
-                f"{path}: expected a column for {target}, with a name such as {likely}, got "
+                f"{path}: expected a column for {target}, with a name such as {likely}{MORE_OF_COLUMN[target]}, got "
                 f"{', '.join(sample.column_names)}; write a configuration with catalogue.columns, as configs/local.yaml"
             )
     for target, separators in SEPARATORS.items():
@@ -136,13 +148,13 @@ def guess_columns(sample: pa.Table, path: str) -> dict[str, Rule]:
 
 
 def fits(column: pa.ChunkedArray, target: str) -> bool:
-    """Whether all values convert, and, of an id, most are distinct."""
+    """Whether the values convert, and, of an id, most are distinct. A text that is not UTF-8 costs its row alone."""
     expected = CONTRACT.field(target).type
     if not converts(column.type, expected):
         return False
     values, unfit = convert(column, expected)
     is_repeated = target == "item_id" and len(pc.unique(values)) < MIN_DISTINCT * len(values)
-    return not (is_repeated or pc.any(unfit).as_py())
+    return not (is_repeated or (is_number(expected) and pc.any(unfit).as_py()))
 
 
 def find_separator(column: pa.ChunkedArray, separators: str) -> str | None:
@@ -166,8 +178,8 @@ def read_types(scans: Sequence[ScannedFile], source: str) -> list[str]:
 def read_column(scan: ScannedFile, name: str) -> Iterator[list[str]]:
     """The distinct texts of a column that are not blank, batch by batch."""
     with scan.store.open(scan.info.key) as file:
-        for batch in pq.ParquetFile(file).iter_batches(columns=[name]):
-            texts, _ = convert(pa.chunked_array([batch.column(0)]), pa.string())
+        for batch in read_batches(file, columns=[name]):
+            texts, _ = convert(batch[name], pa.string())
             yield pc.unique(texts.filter(pc.invert(is_blank(texts)))).to_pylist()
 
 

@@ -1,5 +1,6 @@
 """The user's files: found, their Parquet footers read, their errors in one line."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,11 @@ from indexing.store.local import LocalStore
 Kinds = Mapping[str, tuple[str, ...]]
 """Kind of file → the suffixes of its files."""
 PARQUET: Kinds = {"Parquet": (".parquet",)}
-ROWS: Kinds = {**PARQUET, "CSV": (".csv", ".csv.gz"), "JSON lines": (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")}
+ROWS: Kinds = {
+    **PARQUET,
+    "CSV": (".csv", ".csv.gz", ".tsv", ".tsv.gz"),
+    "JSON lines": (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),
+}
 
 
 TABLE_FORMATS = {
@@ -42,13 +47,16 @@ def list_files(
         store = open_store(folder or ".", s3)
         if info := store.head(name):
             return store, [info]
+    *others, last = kinds
+    wanted = f"{', '.join(others)} or {last}" if others else last
+    if os.path.isfile(path.removeprefix("file://")):
+        names = ", ".join(end for ends in kinds.values() for end in ends)
+        raise ConfigError(f"{setting}: expected a {wanted} file, whose name ends with {names}, got {path}")
     store = open_store(path, s3)  # a folder, whatever its name: Spark calls them a.parquet
     listed = list(store.list(""))
     refuse_tables(listed, f"{setting}: expected files of rows at {path}")
     files = [info for info in listed if kind_of(info.key, kinds)]
     shown = [info for info in files if not is_hidden(info.key)]
-    *others, last = kinds
-    wanted = f"{', '.join(others)} or {last}" if others else last
     if not shown:
         hint = f"; {len(files)} are skipped, since a name begins with _ or ." if files else ""
         raise ConfigError(f"{setting}: expected a {wanted} file or a folder of them, found none at {path}{hint}")

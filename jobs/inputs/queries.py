@@ -2,12 +2,14 @@
 
 import hashlib
 import logging
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexing.catalogue.columns import convert, converts
 from indexing.errors import DataError
+from indexing.search.queries import MAX_QUERY_CHARACTERS
 from indexing.store import S3Settings
 from jobs.config.schema import Config
 from jobs.inputs.batches import read_batches
@@ -17,7 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 def read_queries(path: str, s3: S3Settings | None, setting: str) -> list[str]:
-    """The distinct, non-blank values of the column `query`, sorted. Raises DataError without such a column."""
+    """The distinct values of the column `query` that can be searched for, sorted: texts, not blank and not too long.
+
+    A warning counts those that are not UTF-8 or too long. Raises DataError without such a column.
+    """
     store, files = list_files(path, s3, setting)
     texts: set[str] = set()
     for info in files:
@@ -26,16 +31,20 @@ def read_queries(path: str, s3: S3Settings | None, setting: str) -> list[str]:
             _, schema = read_footer(file, source)
             if "query" not in schema.names or not converts(schema.field("query").type, pa.string()):
                 raise DataError(f"{source}: expected a column query of texts, got {', '.join(schema.names)}")
-            num_undecodable = 0
+            left_out = Counter[str]()
             with parquet_errors(source):
                 for batch in read_batches(file, columns=["query"]):
                     column, undecodable = convert(batch["query"], pa.string())
-                    num_undecodable += pc.sum(undecodable).as_py() or 0
-                    texts.update(text for text in pc.unique(column).to_pylist() if text and text.strip())
-        if num_undecodable:
-            logger.warning("%s: %d queries that are not UTF-8 are left out", source, num_undecodable)
+                    is_long = pc.fill_null(pc.greater(pc.utf8_length(column), MAX_QUERY_CHARACTERS), False)
+                    left_out["not UTF-8"] += pc.sum(undecodable).as_py() or 0
+                    left_out[f"longer than {MAX_QUERY_CHARACTERS:,} characters"] += pc.sum(is_long).as_py() or 0
+                    found = pc.unique(column.filter(pc.invert(is_long))).to_pylist()
+                    texts.update(text for text in found if text and text.strip())
+        for reason, count in left_out.items():
+            if count:
+                logger.warning("%s: %d queries that are %s are left out", source, count, reason)
     if not texts:
-        raise DataError(f"{setting}: expected queries in {path}, got only blank ones")
+        raise DataError(f"{setting}: expected queries in {path}, got none that can be searched for")
     return sorted(texts)
 
 

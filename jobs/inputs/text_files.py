@@ -18,7 +18,9 @@ import pyarrow.csv as csv
 from indexing.errors import DataError, first_line
 
 BLOCK_BYTES = 4 << 20
-"""Of a CSV file, what is parsed at once, and so its longest row. The reader is up to 32 blocks ahead."""
+"""What is parsed of a CSV file at once, and so its longest row. The reader is up to 32 blocks ahead. A line of JSON may
+be as long."""
+TOO_LONG = f"the line is longer than {BLOCK_BYTES >> 20} MiB"
 TABLE_BYTES = 16 << 20
 """What a table has at least, in memory, unless it is the last one of its file; of JSON lines, bytes of the file."""
 ROW, REASON, LINE = "nightcrate:row", "nightcrate:reason", "nightcrate:line"
@@ -35,7 +37,8 @@ def read_tables(file: BinaryIO, name: str, source: str) -> Iterator[pa.Table]:
     with text_errors(source):
         if name.lower().endswith(".gz"):
             file = gzip.GzipFile(fileobj=file)  # type: ignore[assignment]
-        yield from joined(read_csv(file, source)) if ".csv" in name.lower()[-7:] else read_json_lines(file, source)
+        is_csv = name.lower().removesuffix(".gz").endswith((".csv", ".tsv"))
+        yield from joined(read_csv(file, source)) if is_csv else read_json_lines(file, source)
 
 
 def joined(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -188,9 +191,21 @@ class WithEnd:
 def read_json_lines(file: BinaryIO, source: str) -> Iterator[pa.Table]:
     """One object per line; blank lines are skipped."""
     first = 0
-    while lines := file.readlines(TABLE_BYTES):
+    while lines := next_lines(file):
         yield objects_table(lines, first, source)
         first += len(lines)
+
+
+def next_lines(file: BinaryIO) -> list[bytes]:
+    """Lines of some TABLE_BYTES; of one that is longer than BLOCK_BYTES one byte more than these."""
+    lines: list[bytes] = []
+    size_bytes = 0
+    while size_bytes < TABLE_BYTES and (line := file.readline(BLOCK_BYTES + 1)):
+        lines.append(line)
+        size_bytes += len(line)
+        while len(line) > BLOCK_BYTES and not line.endswith(b"\n"):
+            line = file.readline(BLOCK_BYTES + 1)
+    return lines
 
 
 def objects_table(lines: list[bytes], first: int, source: str) -> pa.Table:
@@ -209,11 +224,14 @@ def objects_table(lines: list[bytes], first: int, source: str) -> pa.Table:
     }
     good = pa.table({**columns, ROW: pa.array(objects, pa.int64())})
     texts = [line[: 4 * MAX_LINE].decode("utf-8", "replace") for line in bad.values()]
-    return with_bad(good, list(bad), ["expected a JSON object in UTF-8"] * len(bad), texts)
+    reasons = [TOO_LONG if len(line) > BLOCK_BYTES else "expected a JSON object in UTF-8" for line in bad.values()]
+    return with_bad(good, list(bad), reasons, texts)
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
     """Empty objects inside it, which Parquet cannot hold, become null. Raises ValueError for anything but an object."""
+    if len(line) > BLOCK_BYTES:
+        raise ValueError(TOO_LONG)
     try:
         value = json.loads(line, object_hook=lambda found: found or None)
     except RecursionError as error:
@@ -226,7 +244,13 @@ def parse_object(line: bytes) -> dict[str, Any]:
 
 
 def column_of(values: list[Any], rows: list[int], name: str, source: str) -> pa.Array:
-    """The values as an Arrow array. Raises DataError naming the line in which they change their type."""
+    """The values as an Arrow array, made alike where they have no type in common.
+
+    Raises DataError naming the line in which they change their type.
+    """
+    for change in (in_lists, as_texts):
+        if _why_no_column(values) is not None:
+            values = change(values)
     error = _why_no_column(values)
     if error is None:
         return pa.array(values)
@@ -235,6 +259,22 @@ def column_of(values: list[Any], rows: list[int], name: str, source: str) -> pa.
         middle = (good + bad) // 2
         good, bad = (middle, bad) if _why_no_column(values[:middle]) is None else (good, middle)
     raise DataError(f"{source}: line {rows[bad - 1] + 1}: {name}: {first_line(error)[:200]}") from error
+
+
+def in_lists(values: list[Any]) -> list[Any]:
+    """Where a value is a list, each other one as a list of it."""
+    if not any(isinstance(value, list) for value in values):
+        return values
+    return [value if value is None or isinstance(value, list) else [value] for value in values]
+
+
+def as_texts(values: list[Any]) -> list[Any]:
+    """Numbers and booleans as texts, in lists too."""
+    texts: list[Any] = []
+    for value in values:
+        is_number = isinstance(value, int | float)
+        texts.append(as_texts(value) if isinstance(value, list) else json.dumps(value) if is_number else value)
+    return texts
 
 
 def _why_no_column(values: list[Any]) -> Exception | None:

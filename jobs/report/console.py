@@ -55,7 +55,7 @@ def print_report(console: Console, report: BuildReport, where: str) -> None:
     )
     for name, figures in report.collections.items():
         table.add_row(
-            name,
+            printable(name),
             f"{figures.num_items:,}",
             f"{figures.items.recall_at_10:.4f}",
             f"{figures.queries.recall_at_10:.4f}" if figures.queries else "–",

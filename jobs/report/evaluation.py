@@ -6,6 +6,7 @@ from rich.table import Table
 from jobs.config.training import METRIC_NAMES
 from jobs.evaluation.acceptance import WHOLE
 from jobs.evaluation.report import EvaluationReport
+from jobs.report.terminal import printable
 
 
 def print_evaluation(console: Console, report: EvaluationReport, metric: str) -> None:
@@ -14,7 +15,7 @@ def print_evaluation(console: Console, report: EvaluationReport, metric: str) ->
     if report.num_unknown_items:
         console.print(f"{report.num_unknown_items:,} relevant items are not in the catalogue", markup=False)
     for reason, count in report.left_out.items():
-        console.print(f"{count:,} {reason} are left out", markup=False)
+        console.print(f"{count:,} {printable(reason)} are left out", markup=False)
     table = Table("ranker", *METRIC_NAMES, box=None, header_style="bold")
     for name, parts in report.rankers.items():
         for part in (part for part in WHOLE if part in parts):
@@ -23,5 +24,5 @@ def print_evaluation(console: Console, report: EvaluationReport, metric: str) ->
     for other, differences in report.differences.items():
         table = Table(f"{metric}, against {other}", "difference, with its 95 % interval", box=None)
         for part in sorted(differences, key=lambda part: (part not in WHOLE, part)):
-            table.add_row(part, str(differences[part][metric]))
+            table.add_row(printable(part), str(differences[part][metric]))
         console.print(table, markup=False)

@@ -4,12 +4,13 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.plan import Plan
+from jobs.report.terminal import printable
 
 
 def print_plan(plan: Plan, console: Console) -> None:
     table = Table("collection", "items", "shards", box=None, header_style="bold")
     for name, (items, shards) in plan.collections.items():
-        table.add_row(name, f"{items:,}", str(shards))
+        table.add_row(printable(name), f"{items:,}", str(shards))
     console.print(table, markup=False)
     basis = "by the rates of earlier runs here" if plan.is_measured else "a guess: no run here has been measured yet"
     lines = [
@@ -29,4 +30,4 @@ def print_plan(plan: Plan, console: Console) -> None:
         lines.append(f"publish       nothing: {plan.why_held}")
     console.print()
     for line in lines:
-        console.print(line, markup=False, highlight=False)
+        console.print(printable(line), markup=False, highlight=False)

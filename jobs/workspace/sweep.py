@@ -10,7 +10,7 @@ from jobs.workspace.artifact import DONE, Artifact
 from jobs.workspace.blobs import BLOBS_PREFIX, workspace_key
 from jobs.workspace.records import Built, BuiltGraph, Encoded
 
-FOLDERS = ("items", "vectors", "shards", "builds", "validations", "training", "beir")
+FOLDERS = ("converted", "items", "vectors", "shards", "builds", "validations", "training", "beir")
 """What stages make; all else in a workspace stays."""
 NUM_THREADS = 16
 BATCH = 100

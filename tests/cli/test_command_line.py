@@ -363,6 +363,7 @@ def test_an_error_is_replaced_for_an_ascii_terminal_too() -> None:
     assert done.stderr.isascii() and "\\u043d" in done.stderr
 
 
+@pytest.mark.case(28)
 def test_control_characters_of_a_title_do_not_reach_the_terminal(
     titles: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

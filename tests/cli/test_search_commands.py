@@ -97,7 +97,7 @@ def write_queries(folder: Path, queries: list[str | None]) -> Path:
 def test_search_of_a_file_writes_every_hit_of_every_distinct_query(
     published: str, opened: OpenRelease, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    queries = ["balark momint", "cerose", "balark momint", None, " ", "nustorm"]
+    queries = ["balark momint", "cerose", "balark momint", None, " ", "x" * 10_001, "nustorm"]
     path, out = write_queries(tmp_path, queries), tmp_path / "hits.parquet"
     main(["search", published, "--queries", str(path), "--out", str(out), "-k", "5"])
     table = pq.read_table(out)

@@ -39,6 +39,7 @@ LIMITS = (
 LIMITS["mpnet"] = 78  # it always takes token 1 for padding
 
 
+@pytest.mark.case(21)
 @pytest.mark.parametrize("kind", LIMITS)
 def test_every_architecture_equals_sentence_transformers_up_to_its_longest_text(
     load: Load, tmp_path: Path, kind: str

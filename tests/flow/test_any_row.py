@@ -1,6 +1,6 @@
 """Whatever rows come, each is indexed, or set aside with a reason, or the run ends with exit code 2 or 3 and one line.
 
-Nights run in this process and without Ray. The long form prints the seed of its examples.
+Nights run in this process and without Ray. A failure of the long form names the seed of its examples.
 """
 
 import csv
@@ -252,7 +252,11 @@ def try_many(
         with tempfile.TemporaryDirectory() as folder:
             check(value, Path(folder))
 
-    (attempt if start is None else seed(start)(attempt))()
+    try:
+        (attempt if start is None else seed(start)(attempt))()
+    except BaseException as error:
+        error.add_note(f"seed {start}")  # printed, it would be lost: the checks take what is printed
+        raise
 
 
 @pytest.mark.parametrize("name", TRIALS)
@@ -269,6 +273,13 @@ def test_any_row_of_thousands_is_indexed_or_set_aside_or_refused_in_one_line(
     name: str, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     strategy, num_examples = TRIALS[name]
-    start = random.randrange(2**32)
-    print(f"seed {start}")
-    try_many(getattr(Trial(model, capsys), name), strategy, 25 * num_examples, start)
+    try_many(getattr(Trial(model, capsys), name), strategy, 25 * num_examples, random.randrange(2**32))
+
+
+def test_a_failure_names_the_seed_that_repeats_it() -> None:
+    def fail(value: int, folder: Path) -> None:
+        raise AssertionError
+
+    with pytest.raises(AssertionError) as error:
+        try_many(fail, st.integers(), 1, 7)
+    assert "seed 7" in error.value.__notes__

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from flow.worlds import shard_digests, vector_world, write_vectors
+from flow.worlds import World, make_config, shard_digests, vector_world, write_vectors
+from support.inline_ray import run_inline
 
 from indexing.errors import PublishConflict
 from indexing.release.codec import encode_canonical
@@ -74,6 +75,35 @@ def test_a_night_after_a_prune_of_its_workspace_finds_all_that_it_needs(
     assert shard_digests(night.release) == shard_digests(second)
     assert night.outcome.built and not night.outcome.built.num_indexed
     assert "prepare" not in night.seconds
+
+
+def test_rows_that_were_converted_to_parquet_are_deleted_once_no_recent_run_reads_them(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_inline(monkeypatch)
+    monkeypatch.setenv("NIGHTCRATE_CACHE", str(tmp_path / "cache"))
+    world = World(tmp_path, make_config(tmp_path, tiny_model)).changed(
+        catalogue={
+            "path": f"{tmp_path}/rows.csv",
+            "collections": {"tracks": {"item_types": ["track"]}},
+            "text": {"default": "{title}"},
+        }
+    )
+    folders = []
+    for title in ("balark", "celark"):
+        (tmp_path / "rows.csv").write_text(f"item_id,title\n1,{title}\n2,dilark fomint\n")
+        assert world.command("nightly", "-q") == 0
+        folders.append({path.name for path in (tmp_path / "workspace" / "converted").iterdir()})
+    make_old(tmp_path / "workspace")
+    records = sorted((tmp_path / "workspace" / "runs").iterdir(), key=lambda path: path.stat().st_ctime_ns)
+    for day, path in enumerate(records, start=1):
+        record = json.loads(path.read_text()) | {"started_at": f"2026-01-0{day}T00:00:00+00:00"}
+        path.unlink()
+        (tmp_path / "workspace" / "runs" / f"2026010{day}T000000Z-{record['id']}.json").write_text(json.dumps(record))
+    assert main(["prune", world.store_url, "--workspace", f"file://{tmp_path}/workspace", "--apply"]) == 0
+    left = {path.parent.name for path in (tmp_path / "workspace" / "converted").glob("*/*")}
+    assert left == folders[1] - folders[0]
+    assert len(folders[1]) == 2
 
 
 def test_without_a_record_of_a_run_nothing_is_deleted(

@@ -37,8 +37,8 @@ def write(folder: Path, **tables: pa.Table) -> None:
 def config_of(path: Path, **changes: Any) -> Config:
     content = {
         "name": "n",
-        "store": f"file://{path.parent}/store",
-        "workspace": f"file://{path.parent}/workspace",
+        "store": f"file://{path.parent}/own/store",
+        "workspace": f"file://{path.parent}/own/workspace",
         "catalogue": {"path": str(path), "collections": {"tracks": {"item_types": ["track"]}}},
     }
     file = path.parent / "config.yaml"
@@ -265,6 +265,18 @@ def test_queries_are_the_distinct_ones_that_are_not_blank(folder: Path) -> None:
 def test_queries_are_strings_of_any_kind(folder: Path, column: pa.Array) -> None:
     write(folder, a=pa.table({"query": column}))
     assert read_queries(str(folder), None, "--queries") == ["a"]
+
+
+@pytest.mark.case(19)
+def test_queries_that_cannot_be_searched_for_are_left_out_and_counted(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(folder, a=pa.table({"query": [b"a", b"b" * 10_000, b"c" * 10_001, b"caf\xe9"]}))
+    assert read_queries(str(folder), None, "--queries") == ["a", "b" * 10_000]
+    said = ("not UTF-8", "longer than 10,000 characters")
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        f"1 queries that are {reason} are left out" for reason in said
+    ]
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,41 @@ def test_what_cannot_be_guessed_is_said_and_nothing_is_written(
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "error", "message"),
+    [
+        ("a.csv", "id,name\n1,a\n1,b\n", DataError, "such as .* and distinct values, got id, name; write a"),
+        ("a.csv", b"id,name\n1,caf\xe9\n", DataError, "got 1 bad ones; the first: a string is not valid UTF-8"),
+        ("a.jsonl", '[{"id": 1}]', DataError, "got 1 bad ones; the first: expected a JSON object in UTF-8"),
+        ("a.xlsx", b"PK", ConfigError, "Parquet, CSV or JSON lines file, whose name ends with .parquet, .csv, .*xlsx"),
+        ("a.csv", "id,title\n", DataError, "a.csv: expected rows, got none"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_terms_of_the_file(
+    tmp_path: Path, name: str, content: str | bytes, error: type[Exception], message: str
+) -> None:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(error, match=message):
+        draft_config(str(tmp_path / name), tmp_path / "my.yaml")
+
+
+def test_a_text_that_is_not_utf8_costs_its_row_and_not_the_guess(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"id,name\n1,caf\xe9\n2,b\n")
+    assert draft_config(str(tmp_path / "a.csv"), tmp_path / "my.yaml").texts == ["b"]
+
+
+def test_tabs_may_separate_the_fields(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("id\tname\n1\ta, b\n")
+    assert draft_config(str(tmp_path / "a.tsv"), tmp_path / "my.yaml").texts == ["a, b"]
+
+
+def test_a_folder_in_which_the_store_would_lie_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("id,name\n1,a\n")
+    with pytest.raises(ConfigError, match=r"catalogue\.path: .* contains the store file://.*/build/catalogue/store"):
+        draft_config(".", Path("my.yaml"))
+
+
+@pytest.mark.parametrize(
     "text", ["a", "Artist Name(s)", "", " ", "null", "yes", "1", "a: b", "a, b", "ü", "'", '"', ";", "#"]
 )
 def test_every_text_is_itself_in_the_yaml(text: str, tmp_path: Path) -> None:

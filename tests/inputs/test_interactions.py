@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexing.errors import ConfigError, DataError
-from jobs.inputs.interactions import INTERACTIONS, read_interactions
+from jobs.inputs.interactions import INTERACTIONS, check_rows, read_interactions
 
 GOOD = {"query": ["jazz", "blues"], "item_id": ["t1", None], "query_group": ["jazz", "blues"], "weight": [2.0, 0.0]}
 
@@ -110,6 +110,8 @@ def test_a_column_of_a_wrong_type_is_named_with_both_types(tmp_path: Path, name:
         ("weight", [1.0, None], "weight is missing, negative or not finite"),
         ("weight", ["1", "many"], "weight is not a number"),
         ("position", [1.0, 1e12], "position does not fit int32"),
+        ("query", ["jazz", "x" * 10_001], "query is longer than 10,000 characters"),
+        ("session_id", ["s", "x" * 10_001], "session_id is longer than 10,000 characters"),
         ("query", pa.array([b"jazz", b"caf\xe9"]).view(pa.string()), "a string is not valid UTF-8"),
         ("query", pa.array([b"jazz", b"caf\xe9"], pa.large_binary()), "a string is not valid UTF-8"),
     ],
@@ -124,6 +126,34 @@ def test_a_bad_row_is_set_aside_and_counted_and_too_many_are_refused(
     message = "interactions.path: expected at most 0 bad rows (catalogue.max_quarantined), got 1 of 2; " + said
     with pytest.raises(DataError, match=re.escape(message)):
         read(file)
+
+
+def test_a_log_is_read_in_batches_and_its_bad_rows_are_never_held_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """10 kB of Parquet unpack to 250 MB of one text, which nobody can have searched for."""
+    monkeypatch.setattr("jobs.inputs.batches.BATCH_BYTES", 1 << 20)
+    good, bad = 300, 5_000
+    queries = pa.array(["jazz"] * good + ["x" * 50_000] * bad)
+    times = pa.array([1_700_000_000_000] * (good + bad - 1) + [5])
+    columns = {"item_id": ["t"] * len(queries), "query_group": ["g"] * len(queries), "weight": None}
+    file = write(tmp_path / "a.parquet", query=queries, timestamp=times, **columns)
+    del queries
+    assert file.stat().st_size < 100_000
+    before, held = pa.total_allocated_bytes(), list[int]()
+
+    def checked(table: pa.Table) -> pa.Table:
+        held.append(pa.total_allocated_bytes() - before)
+        return check_rows(table)
+
+    monkeypatch.setattr("jobs.inputs.interactions.check_rows", checked)
+    log = read(file, num_bad=bad)
+    assert max(held) < 60 << 20
+    assert log["timestamp"].to_pylist() == [1.7e9] * good
+    assert f"{bad - 1}: query is longer than 10,000 characters, first in row 301 of" in caplog.text
+    assert "1: timestamp is not in ms, as the others are, between the years 2000 and 2100, first in row 5300 of" in (
+        caplog.text
+    )
 
 
 def test_a_log_of_bad_rows_alone_is_refused(tmp_path: Path) -> None:

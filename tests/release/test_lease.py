@@ -275,7 +275,8 @@ def test_a_lease_expires_while_the_machine_sleeps(lease_store: Store, monkeypatc
         silence(lease)
         lease.check()
         read_clock, ticking = time.clock_gettime, time.monotonic()
-        monkeypatch.setattr(time, "clock_gettime", lambda clock: read_clock(clock) + 40)
+        counts_on = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+        monkeypatch.setattr(time, "clock_gettime", lambda clock: read_clock(clock) + 40 * (clock == counts_on))
         assert time.monotonic() - ticking < 1  # the clock that has slept too
         with pytest.raises(PublishConflict, match="no heartbeat got through for 30 s"):
             lease.check()

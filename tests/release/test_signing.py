@@ -13,9 +13,16 @@ from indexing import LiveRelease, open_release
 from indexing.errors import ConfigError, DamagedError, UntrustedError
 from indexing.release.codec import encode_canonical
 from indexing.release.commit import commit_release, newest_valid_release, read_release
-from indexing.release.manifest import Release, parse_release, release_to_bytes
+from indexing.release.manifest import (
+    MAX_RELEASE_BYTES,
+    Release,
+    Signature,
+    parse_release,
+    release_key,
+    release_to_bytes,
+)
 from indexing.release.seal import seal
-from indexing.release.signing import check_signed_bytes, load_private_key, load_public_key, sign_release
+from indexing.release.signing import check_signed_bytes, key_id, load_private_key, load_public_key, sign_release
 from indexing.store import open_store
 
 KEY, OTHER = (Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32) for seed in (1, 2))
@@ -120,12 +127,45 @@ def test_a_signature_is_looked_at_before_the_rest_of_a_file(tmp_path: Path, monk
     store = open_store(f"file://{tmp_path}/store")
     publish_bare(store, sign_release(bare_release(1), KEY))
     parsed: list[bytes] = []
-    monkeypatch.setattr("indexing.release.commit.parse_release", lambda data: parsed.append(data) or bare_release(1))
+    monkeypatch.setattr(
+        "indexing.release.commit.parse_release", lambda data: parsed.append(data) or parse_release(data)
+    )
     with pytest.raises(UntrustedError):
         read_release(store, 1, [OTHER.public_key()])
     assert not parsed
     read_release(store, 1, [KEY.public_key()])
     assert len(parsed) == 1
+
+
+@pytest.mark.case(12)
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_a_file_that_no_trusted_key_has_signed_costs_no_time_whatever_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_signed: bool
+) -> None:
+    """Parsing these 32 MiB of names takes some ten seconds and a gigabyte."""
+    store = open_store(f"file://{tmp_path}/store")
+    names = b",".join(b'"%07d":1' % number for number in range((MAX_RELEASE_BYTES - 400) // 12))
+    field = release_to_bytes(sign_release(bare_release(1), KEY)).partition(b',"signature":')[2].partition(b"}")[0]
+    store.put(release_key(1), b"{" + names + (b',"signature":' + field + b"}" if is_signed else b"") + b"}")
+    monkeypatch.setattr("json.loads", None)
+    with pytest.raises(DamagedError, match="not what its publisher signed" if is_signed else "got it unsigned"):
+        read_release(store, 1, [KEY.public_key()])
+
+
+@pytest.mark.case(12)
+def test_a_signature_that_is_not_in_its_place_is_refused(tmp_path: Path) -> None:
+    """Without it these bytes are what was signed; with it the release has other figures and no signature."""
+    bare = replace(bare_release(1), digest=None, validation={"tracks": {"recall": 1}})  # as an older version signs it
+    signature = Signature(key_id=key_id(KEY.public_key()), ed25519=KEY.sign(encode_canonical(bare)).hex())
+    data = release_to_bytes(replace(bare, signature=signature))
+    check_signed_bytes(data, [KEY.public_key()])
+    before, name, rest = data.partition(b',"signature":')
+    value, end, after = rest.partition(b"}")
+    moved = (before + after).replace(b'{"recall":1}', b'{"recall":1' + name + value + end + b"}")
+    store = open_store(f"file://{tmp_path}/store")
+    store.put(release_key(1), moved)
+    with pytest.raises(DamagedError, match="its signature is not where a publisher writes it"):
+        read_release(store, 1, [KEY.public_key()])
 
 
 def test_a_file_without_such_a_key_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Nights, prunes, pins, rollbacks and readers at once, stopped and killed at any request: thousands of orders."""
+"""Nights, prunes, pins, rollbacks, resumes and readers at once, stopped and killed anywhere: thousands of orders."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -25,15 +25,16 @@ def run_many(seeds: range, folder: Path, trials: Trials) -> Counter[str]:
     return counts
 
 
-@pytest.mark.case(14, 16, 23)
+@pytest.mark.case(14, 16, 23, 29)
 def test_no_order_loses_a_live_blob_or_hides_a_release_or_shows_half_of_one(tmp_path: Path, trials: Trials) -> None:
     counts = run_many(range(150), tmp_path, trials)
     assert counts.keys() >= EVENTS
     assert all(counts[event] > 30 for event in EVENTS)
+    assert counts["places a hold"] > 10 and counts["lifts the hold"] > 1
 
 
 @pytest.mark.faults
-@pytest.mark.case(14, 16, 23)
+@pytest.mark.case(14, 16, 23, 29)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("thousand", range(1, 9))
 def test_no_order_of_thousands_loses_hides_or_splits_a_release(tmp_path: Path, trials: Trials, thousand: int) -> None:
@@ -57,6 +58,10 @@ def pin_unseen(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("indexing.release.retention._require_blobs", lambda store, release: None)
 
 
+def roll_back_without_a_hold(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("indexing.release.rollback.holds_of_rollback", lambda current, target: None)
+
+
 def read_a_clock_that_stops(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("indexing.clock.elapsed_s", lambda: 0.0)
 
@@ -64,10 +69,11 @@ def read_a_clock_that_stops(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("put_back", "likely"),
     [
-        (give_all_runs_one_token, 8),
-        (prune_without_looking_at_the_lease, 118),
-        (pin_unseen, 38),
-        (read_a_clock_that_stops, 2),
+        (give_all_runs_one_token, 32),
+        (prune_without_looking_at_the_lease, 13),
+        (pin_unseen, 43),
+        (roll_back_without_a_hold, 2),
+        (read_a_clock_that_stops, 0),
     ],
 )
 def test_the_simulation_finds_faults_that_are_put_back(

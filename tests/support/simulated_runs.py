@@ -1,4 +1,4 @@
-"""Nights, prunes, pins, rollbacks and readers at once in a simulated world, and what must hold in any order."""
+"""Nights, prunes, pins, rollbacks, resumes and readers at once in a simulated world, and what holds in any order."""
 
 from __future__ import annotations
 
@@ -11,35 +11,24 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.simulated_releases import BLOBS, CONTENTS, check_hold, release_of, verify_bytes
 from support.simulated_store import Observer, SimulatedStore
-from support.simulation import InThisThread, Killed, Process, Task, Violation, World
-from support.tiny_release import make_release
+from support.simulation import InThisThread, Process, Task, Violation, World
 
 from indexing.errors import ConfigError, DamagedError, PublishConflict, StoreUnavailable
 from indexing.release import retention
 from indexing.release.commit import YOUNG_S, publish_release, read_release, release_numbers, upload_blobs
+from indexing.release.hold import find_hold, hold_of
 from indexing.release.lease import TTL_S, Lease, hold_lease
-from indexing.release.manifest import Collection, Release, Shard, parse_release, release_number, release_to_bytes
+from indexing.release.manifest import Release, parse_release, release_number, release_to_bytes
 from indexing.release.retention import apply_prune, pin, plan_prune, unpin
-from indexing.release.rollback import roll_back
+from indexing.release.rollback import resume, roll_back
 from indexing.store import Store
-from indexing.store.blobs import Blob, blob_key, blob_of, is_blob_key
+from indexing.store.blobs import Blob, blob_key, is_blob_key
 from indexing.store.cache import download_verified
 
 DAY_S = 86_400.0
 DELAYS_S = (0.0, 20.0, 60.0, 400.0, 10_000.0)
-CONTENTS = [b"content %d" % number for number in range(16)]
-BLOBS = [blob_of(content) for content in CONTENTS]
-
-
-def release_of(number: int, contents: list[int], writer_id: str) -> Release:
-    """A release whose shards have these contents, one blob each."""
-    shards = tuple(
-        Shard(number=position, num_items=1, index=BLOBS[content], items=BLOBS[content], metadata=BLOBS[content])
-        for position, content in enumerate(contents)
-    )
-    collection = Collection(name="tracks", item_types=("track",), num_items=len(shards), ef_search=1, shards=shards)
-    return make_release(number, collection, writer_id=writer_id)
 
 
 @dataclass(eq=False)
@@ -70,6 +59,8 @@ class Truth(Observer):
             raise Violation(f"release {number} is overwritten")
         if number != len(self.committed) + 1 or parse_release(data).parent != (number - 1 or None):
             raise Violation(f"release {number} comes after {len(self.committed)}")
+        if number > 1:
+            check_hold(parse_release(data), parse_release(self.committed[number - 1]))
         self.committed[number] = data
         self.world.note(f"commits release for number {number}")
         if self.holds_lease(self.world.process):
@@ -135,7 +126,14 @@ class Runs:
         with hold_lease(store, "process 1 on nightly", wait=self.waits()) as lease:
             parent = read_release(store)
             contents = dice.sample(range(len(CONTENTS)), dice.choice([2, 3, 4]))
+            if dice.random() < 0.3:  # a catalogue as it was before
+                contents = [
+                    BLOBS.index(blob)
+                    for blob in read_release(store, dice.choice(release_numbers(store))).blobs().values()
+                ]
             release = release_of(parent.number + 1, contents, f"{self.world.process.name} {self.world.now_s}")
+            if find_hold(parent, hold_of(release)):
+                raise PublishConflict("held")
 
             def upload() -> None:
                 upload_blobs(store, release.blobs().values(), self.fetch, parent=parent)
@@ -147,7 +145,21 @@ class Runs:
         store = self.store()
         with hold_lease(store, "process 1 on nightly", wait=self.waits()) as lease:
             to = self.world.dice.choice(release_numbers(store))
-            self.succeed(roll_back(store, to, check=lease.check))
+            release = roll_back(store, to, check=lease.check)
+            if release.holds:
+                self.world.note(f"places a hold for number {release.number}")
+            self.succeed(release)
+
+    def resume(self) -> None:
+        """Once there is a hold."""
+        store = self.store()
+        for _ in range(6):
+            if not read_release(store).holds:
+                self.world.pause(self.world.dice.expovariate(1 / 300))
+        with hold_lease(store, "process 1 on nightly", wait=self.waits()) as lease:
+            release = resume(store, check=lease.check)
+            self.world.note(f"lifts the hold for number {release.number}")
+            self.succeed(release)
 
     def prune(self) -> None:
         store = self.store()
@@ -216,13 +228,6 @@ def make_past(world: World, truth: Truth) -> None:
         truth.confirmed.add(number)
 
 
-def verify_bytes(store: Store, release: Release, on_blob: Callable[[Blob], None], path: Path) -> None:
-    """In place of `verify_release`, which loads graphs too: the same requests to the store."""
-    for blob in release.blobs().values():
-        download_verified(store, blob, path)
-        on_blob(blob)
-
-
 def checked(truth: Truth, check: Callable[[Lease], None]) -> Callable[[Lease], None]:
     def check_and_compare(lease: Lease) -> None:
         check(lease)
@@ -263,7 +268,7 @@ def simulate(seed: int, folder: Path, put_back: Callable[[pytest.MonkeyPatch], N
     for content, blob in zip(CONTENTS, BLOBS, strict=True):
         if not (folder / blob.sha256).exists():
             (folder / blob.sha256).write_bytes(content)
-    actors = ["night", "prune", "read", *dice.choices(["night", "prune", "pin", "rollback", "prune"], k=4)]
+    actors = ["night", "prune", "read", *dice.choices(["night", "prune", "pin", "rollback", "prune", "resume"], k=4)]
     for number, name in enumerate(actors):
         process = Process(f"{name} {number}", wall_off_s=dice.choice([0.0] * 15 + [1_000.0]))
         world.spawn(process, guarded(world, getattr(runs, name)), dice.choice(DELAYS_S) * dice.random())
@@ -290,7 +295,5 @@ def guarded(world: World, act: Callable[[], None]) -> Callable[[], None]:
             act()
         except (PublishConflict, StoreUnavailable, DamagedError, ConfigError) as error:
             world.note(f"{type(error).__name__} for {error}")
-        except Killed:
-            raise
 
     return run
