@@ -48,7 +48,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(url: str, folder: Path) -> Config:
     path = folder / "config.yaml"
     collections = {"tracks": {"item_types": ["track"]}}
-    values = {"name": "x", "store": url, "workspace": str(folder), "encoder": {"model": "latest"}}
+    values = {"name": "x", "store": url, "workspace": f"{folder}/workspace", "encoder": {"model": "latest"}}
     path.write_text(json.dumps({**values, "catalogue": {"path": "x.parquet", "collections": collections}}))
     return load_config(str(path))
 
