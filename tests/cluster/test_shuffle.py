@@ -1,5 +1,6 @@
 """The shuffle by Ray Data: every row to its bucket, once, whatever the tasks and batches it came from."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -38,6 +39,15 @@ def test_each_bucket_gets_all_of_its_rows_at_once(read: Read) -> None:
         for value, bucket in zip(table["value"].to_pylist(), table[BUCKET].to_pylist(), strict=True):
             expected.setdefault(bucket, []).append(value)
     assert found == [([bucket], sorted(values)) for bucket, values in sorted(expected.items())]
+
+
+def test_its_tasks_share_the_processes_of_other_tasks(read: Read) -> None:
+    """What Ray Data would set to give them their own: without it no stage has to start processes."""
+
+    def own_settings(rows: pa.Table) -> list[str]:
+        return [name for name in os.environ if name.startswith("RAY_DATA_SHUFFLE")]
+
+    assert list(shuffle([1], read, own_settings, 1, what="test")) == [[]]
 
 
 def test_items_without_rows_write_nothing(read: Read) -> None:

@@ -64,10 +64,10 @@ def check_that_the_run_ends(world: World, nights: Nights, ray: SharedRay, name: 
     ("kind", "name"),
     [
         ("vectors", "build_shard"),
-        pytest.param("vectors", "prepare_part", marks=pytest.mark.faults),
+        pytest.param("vectors", "MapBatches(read_item)", marks=pytest.mark.faults),
         pytest.param("vectors", "inspect_shard", marks=pytest.mark.faults),
         pytest.param("vectors", "search_shard", marks=pytest.mark.faults),
-        pytest.param("encoder", "ChunkEncoder", marks=pytest.mark.faults),
+        pytest.param("encoder", "BucketEncoder", marks=pytest.mark.faults),
     ],
 )
 def test_a_stage_whose_workers_always_die_ends_with_exit_6(

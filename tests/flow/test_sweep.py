@@ -91,8 +91,8 @@ def test_rows_that_were_converted_to_parquet_are_deleted_once_no_recent_run_read
         (tmp_path / "rows.csv").write_text(f"item_id,title\n1,{title}\n2,dilark fomint\n")
         assert world.command("nightly", "-q") == 0
         folders.append({path.name for path in (tmp_path / "workspace" / "converted").iterdir()})
+    records = sorted((tmp_path / "workspace" / "runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     make_old(tmp_path / "workspace")
-    records = sorted((tmp_path / "workspace" / "runs").iterdir(), key=lambda path: path.stat().st_ctime_ns)
     for day, path in enumerate(records, start=1):
         record = json.loads(path.read_text()) | {"started_at": f"2026-01-0{day}T00:00:00+00:00"}
         path.unlink()
