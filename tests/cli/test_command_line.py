@@ -316,6 +316,8 @@ def test_prune_as_json_is_the_plan_and_whether_it_was_applied(
     monkeypatch.setattr("indexing.release.retention.MIN_AGE_S", 0.0)  # what the test writes is young
     store = open_store(own_store)
     store.put("blobs/sha256/ab/" + "ab" * 32, b"left over")
+    long_ago = time.time() - 10  # a file's time is that of the kernel's last tick, so it may lie ahead of the clock
+    os.utime(Path(own_store.removeprefix("file://"), "blobs", "sha256", "ab", "ab" * 32), (long_ago, long_ago))
     options = ("prune", own_store, "--min-age", "0s", "--keep-last", "1")
     plan = document(capsys, *options)
     assert (plan["is_applied"], plan["num_deleted"], plan["to_abort"]) == (False, 0, [])
