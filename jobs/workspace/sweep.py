@@ -11,7 +11,7 @@ from jobs.workspace.blobs import BLOBS_PREFIX, workspace_key
 from jobs.workspace.records import Built, BuiltGraph
 
 FOLDERS = ("converted", "items", "vectors", "shards", "builds", "validations", "training", "beir")
-"""What stages make; all else in a workspace stays."""
+"""What stages make, and `vectors` those of earlier versions; all else in a workspace stays."""
 NUM_THREADS = 16
 BATCH = 100
 """Deletions between two looks at the lease."""
@@ -33,7 +33,7 @@ class Sweep:
 def plan_sweep(workspace: Store, used: Iterable[str], min_age_s: float) -> Sweep:
     """Keeps what is needed for the artifacts `used`, and every folder in which something is younger than `min_age_s`.
 
-    Writes nothing. Vectors of an encoder are kept or deleted as a whole: they are the most expensive to make again.
+    Writes nothing.
     """
     now = workspace.now()
     folders: dict[str, list[ObjectInfo]] = defaultdict(list)

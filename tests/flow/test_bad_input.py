@@ -226,7 +226,7 @@ def test_a_collection_without_items_stops_the_run_before_encoding(
 
 def assert_nothing_made(world: World) -> None:
     """No vector in the workspace, no blob and no release in the store, and the lease is released."""
-    assert not list(world.folder.glob("workspace/vectors/*"))
+    assert not list(world.folder.glob("workspace/items/*/vectors-*"))
     assert not list(world.folder.glob("store/blobs")) + list(world.folder.glob("store/releases"))
     (lease,) = world.folder.glob("store/leases/*.json")
     assert json.loads(lease.read_text())["is_free"]
