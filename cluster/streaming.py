@@ -11,7 +11,7 @@ from ray.data._internal.planner import plan_all_to_all_op
 
 # Ray Data gives the map and the reduce tasks of a shuffle an environment of their own, and so worker processes of their
 # own: on a small machine each stage then ends those of the one before and starts others, 3.5 s of a night (measured).
-plan_all_to_all_op._SHUFFLE_MAP_RUNTIME_ENV = {}
+plan_all_to_all_op._SHUFFLE_MAP_RUNTIME_ENV = {}  # type: ignore[attr-defined]  # which imports it by name
 shuffle_reduce_operator._SHUFFLE_REDUCE_RUNTIME_ENV = {"env_vars": {}}
 
 

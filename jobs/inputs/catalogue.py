@@ -143,12 +143,13 @@ def scan_files(config: Config) -> list[tuple[ObjectInfo, str, list[ScannedFile]]
     """Of each of the user's files: as it was listed, what changes with its rows, the Parquet files that have them."""
     setting, path = source_path(config)
     store, files = list_files(path, config.s3, setting, ROWS if setting == "catalogue.path" else PARQUET)
+    workspace = open_store(config.workspace, config.s3)
     num_threads = SCAN_THREADS if kind_of(files[0].key) == "Parquet" else CONVERT_THREADS
     with ThreadPoolExecutor(num_threads, thread_name_prefix="scan") as pool:
-        return list(pool.map(lambda info: (info, *scan_file(config, store, info)), files))
+        return list(pool.map(lambda info: (info, *scan_file(store, info, workspace)), files))
 
 
-def scan_file(config: Config, store: Store, info: ObjectInfo) -> tuple[str, list[ScannedFile]]:
+def scan_file(store: Store, info: ObjectInfo, workspace: Store) -> tuple[str, list[ScannedFile]]:
     """(a digest of the rows of the file, the Parquet files that have them)."""
     source = store.describe(info.key)
     if kind_of(info.key) == "Parquet":
@@ -156,8 +157,8 @@ def scan_file(config: Config, store: Store, info: ObjectInfo) -> tuple[str, list
             scan = scan_parquet(file, store, info, source, info.key)
             require_free_names(scan.schema.names, set(INTERNAL), source)
             return content_digest(store, info, file), [scan]
-    workspace, scans = open_store(config.workspace, config.s3), []
     digest, converted = convert_file(store, info, workspace)
+    scans = []
     for made in converted:
         with open_listed(workspace, made) as file:
             scans.append(scan_parquet(file, workspace, made, source, info.key))
