@@ -4,7 +4,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
@@ -28,9 +29,8 @@ def run_job(entrypoint: str, working_dir: str, address: str | None, write: Calla
     A KeyboardInterrupt stops the job, and is raised once it has ended. Raises ClusterUnavailable where there is no
     cluster, or the job was lost, ValueError where the folder cannot be sent.
     """
-    for handler in logging.getLogger("ray").handlers:
-        handler.setLevel(logging.ERROR)  # otherwise Ray names each file that it leaves out
-    client, job = submit(entrypoint, working_dir, address)
+    with quiet_ray():
+        client, job = submit(entrypoint, working_dir, address)
     logger.info("submitted as job %s", job)
     try:
         write_logs(client, job, write)
@@ -40,6 +40,19 @@ def run_job(entrypoint: str, working_dir: str, address: str | None, write: Calla
         client.stop_job(job)
         wait_until_ended(client, job)
         raise
+
+
+@contextmanager
+def quiet_ray() -> Iterator[None]:
+    """Ray would name each file that it leaves out. Others share its handlers, so each gets its level back."""
+    levels = {handler: handler.level for handler in logging.getLogger("ray").handlers}
+    try:
+        for handler in levels:
+            handler.setLevel(logging.ERROR)
+        yield
+    finally:
+        for handler, level in levels.items():
+            handler.setLevel(level)
 
 
 def submit(entrypoint: str, working_dir: str, address: str | None) -> tuple[JobSubmissionClient, str]:

@@ -1,5 +1,6 @@
 """How a submitted command ends: the exit code that a scheduler sees."""
 
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from ray.job_submission import JobDetails, JobStatus, JobType
 
-from cluster.job import exit_code_of, run_job
+from cluster.job import exit_code_of, quiet_ray, run_job
 from cluster.session import ClusterUnavailable
 from jobs.__main__ import main
 
@@ -101,3 +102,14 @@ def test_submit_without_a_cluster_exits_6_in_one_line(
 def test_submit_of_a_folder_that_is_not_there_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["submit", "--working-dir", "/nowhere", "nightly"]) == 2
     assert capsys.readouterr().err == "nightcrate: --working-dir: expected a folder, got /nowhere\n"
+
+
+def test_ray_is_quiet_only_while_a_job_is_sent() -> None:
+    handler = logging.NullHandler(logging.INFO)
+    logging.getLogger("ray").addHandler(handler)
+    try:
+        with quiet_ray():
+            assert handler.level == logging.ERROR
+        assert handler.level == logging.INFO
+    finally:
+        logging.getLogger("ray").removeHandler(handler)
