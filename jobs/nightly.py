@@ -56,7 +56,7 @@ def run_night(run: Run, last_stage: str) -> Outcome:
     if last_stage == "publish":
         return publish_night(run, inputs)
     with ray_session(run.config.ray.address):
-        return remaking_lost(run, inputs, lambda: run_stages(run, inputs, last_stage))
+        return remaking_lost(run, inputs, lambda inputs: run_stages(run, inputs, last_stage))
 
 
 def publish_night(run: Run, inputs: Inputs) -> Outcome:
@@ -75,7 +75,7 @@ def publish_night(run: Run, inputs: Inputs) -> Outcome:
             return Outcome(published=unchanged)
         with ray_session(run.config.ray.address):
             held = replace(run, check=lease.check)
-            return remaking_lost(held, inputs, lambda: run_and_publish(held, inputs))
+            return remaking_lost(held, inputs, lambda inputs: run_and_publish(held, inputs))
 
 
 def run_and_publish(run: Run, inputs: Inputs) -> Outcome:
@@ -91,20 +91,29 @@ def run_and_publish(run: Run, inputs: Inputs) -> Outcome:
     return replace(outcome, published=published)
 
 
-def remaking_lost(run: Run, inputs: Inputs, act: Callable[[], Outcome]) -> Outcome:
+def remaking_lost(run: Run, inputs: Inputs, act: Callable[[Inputs], Outcome]) -> Outcome:
     """What `act` returns. Where the workspace has lost a file of an artifact that is complete, it is done again, once.
 
     Raises StoreUnavailable where files are lost again.
     """
     try:
-        return act()
+        return without_damaged(inputs, act)
     except ObjectNotFound as error:
         logger.warning("%s; what the workspace has lost is made again", error)
     forget_work(run, inputs)
     try:
-        return act()
+        return without_damaged(inputs, act)
     except ObjectNotFound as error:
         raise StoreUnavailable(f"{error}, though it was made just now: find out what deletes it") from error
+
+
+def without_damaged(inputs: Inputs, act: Callable[[Inputs], Outcome]) -> Outcome:
+    """What `act` returns for the inputs, or for these without the shards of the base that it has found damaged."""
+    try:
+        return act(inputs)
+    except BaseDamaged as error:
+        logger.warning("%s; vectors that it has are made again", error)
+        return without_damaged(inputs.without(error.shards), act)
 
 
 def forget_work(run: Run, inputs: Inputs) -> None:
@@ -117,17 +126,13 @@ def forget_work(run: Run, inputs: Inputs) -> None:
 
 
 def run_stages(run: Run, inputs: Inputs, last_stage: str) -> Outcome:
-    """The stages up to `last_stage`, which is before publish."""
+    """The stages up to `last_stage`, which is before publish. Raises BaseDamaged, which `without_damaged` handles."""
     require_shared(run, inputs.source)
     prepared = prepare(run, inputs)
     outcome = Outcome(prepared, encode(run, inputs, prepared), inputs.source.converted)
     if last_stage == "encode":
         return outcome
-    try:
-        outcome = replace(outcome, built=build(run, inputs, prepared))
-    except BaseDamaged as error:
-        logger.warning("%s; vectors that it has are made again", error)
-        return run_stages(run, inputs.without(error.shards), last_stage)
+    outcome = replace(outcome, built=build(run, inputs, prepared))
     return outcome if last_stage == "build" else validate_or_rebuild(run, inputs, outcome)
 
 

@@ -16,7 +16,7 @@ from jobs.evaluation.metrics import Ranking, measure, paired_bootstrap, slice_re
 from jobs.evaluation.report import Difference, EvaluationReport
 from jobs.inputs.inputs import Inputs
 from jobs.inputs.rows import row_texts
-from jobs.nightly import run_stages
+from jobs.nightly import run_stages, without_damaged
 from jobs.quality.full_search import built_files, search_release
 from jobs.quality.slices import MIN_SLICE, slice_popularity
 from jobs.run import Run
@@ -33,7 +33,7 @@ def measure_encoder(
 
     Its vectors and shards are made as nightly would, or found in the workspace. Raises what the stages raise.
     """
-    outcome = run_stages(run, inputs, "validate")
+    outcome = without_damaged(inputs, lambda inputs: run_stages(run, inputs, "validate"))
     assert outcome.built is not None and outcome.validated is not None and inputs.encoder is not None
     files = built_files(run, outcome.built.shards, outcome.validated.report.collections)
     encoder = inputs.encoder.load()

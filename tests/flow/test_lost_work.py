@@ -4,12 +4,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from flow.worlds import IDS, Night, World, shard_digests, vector_world
+from flow.worlds import IDS, Night, World, shard_digests, vector_world, write_vectors
 
 from indexing.errors import ObjectNotFound, StoreUnavailable
+from indexing.release.verify import verify_release
 from indexing.store import S3Settings, Store, open_store
+from indexing.store.blobs import blob_key
+from jobs.inputs.inputs import Inputs
 from jobs.nightly import preflight_once, remaking_lost
+from jobs.run import Run
+from jobs.stages.validate import GatesFailed, validate
 from jobs.workspace.artifact import Artifact
+from jobs.workspace.records import Built, Prepared, Validated
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -53,13 +59,37 @@ def test_one_stage_alone_says_which_stage_is_to_be_run_again(
 
 
 def test_files_that_are_lost_again_end_the_run_with_exit_6(first: tuple[World, Night]) -> None:
-    def lose() -> None:
+    def lose(inputs: object) -> None:
         raise ObjectNotFound("expected it to exist")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jobs.nightly.forget_work", lambda *_: None)
         with pytest.raises(StoreUnavailable, match="though it was made just now"):
             remaking_lost(None, None, lose)  # type: ignore[arg-type, type-var]
+
+
+def test_vectors_that_the_release_has_lost_are_made_again_also_where_only_a_rebuild_shows_it(
+    first: tuple[World, Night], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workspace still has the graph, so that deltas are put next to it; their gates fail."""
+    world = first[0].copied(tmp_path / "world")
+    write_vectors(world.folder, len(IDS) - 10)
+    store = open_store(world.store_url)
+    for shard in first[1].release.collections[0].shards:
+        store.put(blob_key(shard.index.sha256), b"altered")
+    seen: list[bool] = []
+
+    def validate_whole(run: Run, inputs: Inputs, prepared: Prepared, built: Built) -> Validated:
+        seen.append(built.has_changes)
+        if built.has_changes:
+            raise GatesFailed("deltas are not good enough")
+        return validate(run, inputs, prepared, built)
+
+    monkeypatch.setattr("jobs.nightly.validate", validate_whole)
+    release = world.run().release
+    assert seen == [True, True, False]
+    assert (release.number, release.num_items) == (2, len(IDS) - 10)
+    verify_release(store, release)
 
 
 def test_an_artifact_without_one_of_its_files_is_not_complete(tmp_path: Path) -> None:
