@@ -1,16 +1,13 @@
 """Rows of many tasks, each to its bucket, by Ray Data's own shuffle with its spilling and its retries."""
 
 import pickle
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import pyarrow as pa
 import ray
-from ray.util.annotations import RayDeprecationWarning
 
-from cluster.fanout import raise_failures
-from cluster.streaming import quiet_context
+from cluster.streaming import quiet_context, rows_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,10 +42,5 @@ def shuffle(
         rows = numbers.map_batches(read_item, batch_format="pyarrow", batch_size=1, zero_copy_batch=True)
         buckets = rows.sort(BUCKET, boundaries=list(range(1, num_buckets)))
         results = buckets.map_batches(write_bucket, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RayDeprecationWarning)
-            try:
-                for row in results.iter_rows():
-                    yield pickle.loads(row["result"])
-            except ray.exceptions.RayError as error:
-                raise_failures([error], what=what, num_tasks=len(items))
+        for row in rows_of(results, what=what, num_tasks=len(items)):
+            yield pickle.loads(row["result"])

@@ -5,7 +5,6 @@ their vectors is written whole or not at all, and never again: finished buckets 
 """
 
 import logging
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.util.annotations import RayDeprecationWarning
 
-from cluster.fanout import peak_memory_bytes, raise_failures
+from cluster.fanout import peak_memory_bytes
 from cluster.resources import MALLOC
 from cluster.session import cluster_resources, is_local
-from cluster.streaming import quiet_context
+from cluster.streaming import quiet_context, rows_of
 from indexing.encoder import EncoderSettings, encoder_digest, load_encoder, resolve_model
 from indexing.errors import ConfigError, DataError
 from indexing.store import S3Settings, Store
@@ -115,9 +113,7 @@ def run_actors(
     settings: EncodeSettings, buckets: Sequence[int], num_actors: int, cpus: int, gpus: float
 ) -> Iterator[dict[str, int]]:
     """One row of counts a bucket, as Ray Data's actors finish them. Raises what an actor raised after its retries."""
-    with quiet_context(), warnings.catch_warnings():
-        # Restarts are limited by arguments that Ray 2.60 deprecates without a replacement.
-        warnings.simplefilter("ignore", RayDeprecationWarning)
+    with quiet_context():
         # From items, not `range`: its read tasks would wait forever for the CPUs that the actors hold.
         numbers = ray.data.from_items(list(buckets), override_num_blocks=len(buckets))
         counts = numbers.map_batches(
@@ -131,10 +127,7 @@ def run_actors(
             max_task_retries=ACTOR_RESTARTS,
             runtime_env={"env_vars": MALLOC},
         )
-        try:
-            yield from counts.iter_rows()
-        except ray.exceptions.RayError as error:
-            raise_failures([error], what="encode", num_tasks=len(buckets))
+        yield from rows_of(counts, what="encode", num_tasks=len(buckets))
 
 
 class BucketEncoder:
