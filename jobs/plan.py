@@ -85,7 +85,8 @@ def make_plan(config: Config) -> Plan:
     num_shards_of = {name: num_shards(count, index.rows_per_shard) for name, count in sorted(totals.items())}
     reason = why_rebuild(run.config, inputs)
     carried = shards_to_carry(None if reason else parent, num_shards_of)
-    num_known = sum(changes.num_known for changes in shards.values())
+    num_known = sum(changes.num_known for changes in shards.values()) if inputs.encoder else 0
+    num_to_encode = num_texts - num_known if inputs.encoder else 0
     num_to_index = count_to_index(totals, carried, shards)
     item_bytes = 4 * find_dim(inputs) + 4 * (2 * index.M + 1) + 8
     rates = read_rates(run.workspace)
@@ -95,15 +96,15 @@ def make_plan(config: Config) -> Plan:
     return Plan(
         num_rows=source.num_rows,
         num_bad=source.num_rows - num_items,
-        num_to_encode=num_texts - num_known if inputs.encoder else 0,
-        num_reused=num_known if inputs.encoder else 0,
+        num_to_encode=num_to_encode,
+        num_reused=num_known,
         changes=sum_changes(shards, num_items) if parent else None,
         collections={name: (totals[name], count) for name, count in num_shards_of.items()},
         index_bytes=num_items * item_bytes,
         why_held=why_held(run, inputs),
         why_rebuild=reason or why_other_shards(parent, num_shards_of),
         num_to_index=num_to_index,
-        seconds=(num_texts - num_known if inputs.encoder else 0) / rate["encode"] + num_to_index / rate["build"],
+        seconds=num_to_encode / rate["encode"] + num_to_index / rate["build"],
         is_measured=set(rates) >= set(DEFAULT_RATES),
         worker_bytes=WORKER_BYTES + 2 * largest * item_bytes,
     )

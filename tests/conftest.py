@@ -20,19 +20,15 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 BUCKET = "nightcrate-tests"
-PACKAGES = ("jobs", "cluster", "indexing")
+LOGGERS = ("jobs", "cluster", "indexing")
 pytest_plugins = ["support.report"]
 
 
 @pytest.fixture(autouse=True)
-def logging_as_at_first() -> None:
-    """A command, and Ray, change loggers for the whole process; a test may look at its log."""
-    logging.disable(logging.NOTSET)
-    logging.root.setLevel(logging.WARNING)
-    for name, logger in logging.root.manager.loggerDict.items():
-        if isinstance(logger, logging.Logger) and name.partition(".")[0] in PACKAGES:
-            logger.setLevel(logging.NOTSET)
-            logger.disabled, logger.propagate = False, True
+def log_levels_as_at_first() -> None:
+    """A command sets the levels of its own loggers for the whole process; a test may look at its log."""
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Full retrieval through Ray: many queries against every shard of a release, published or just built."""
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from indexing.release.report import CollectionReport
 from indexing.release.shard import open_graph, read_rows
 from indexing.store import Store
 from indexing.store.blobs import Blob, Fetch
-from indexing.store.cache import download_into
+from indexing.store.cache import downloads
 from jobs.run import Run
 from jobs.workspace.blobs import local_blobs, workspace_key
 from jobs.workspace.records import BuiltShard
@@ -40,12 +39,12 @@ class ReleaseFiles:
 
     @contextmanager
     def fetching(self) -> Iterator[Fetch]:
-        with local_blobs(self.workspace) as fetch_built, tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
+        with local_blobs(self.workspace) as fetch_built, downloads(self.store) as fetch_published:
 
             def fetch(blob: Blob) -> Path:
                 if self.workspace.head(workspace_key(blob)) is not None:
                     return fetch_built(blob)
-                return download_into(Path(folder), self.store, blob)
+                return fetch_published(blob)
 
             yield fetch
 
