@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 
@@ -61,7 +62,12 @@ def connected(address: str | None) -> Iterator[None]:
         except (OSError, RuntimeError, ValueError) as error:
             raise ClusterUnavailable(why_not_connected(address, first_line(error))) from error
         stack.callback(ray.shutdown)
-        yield
+        try:
+            yield
+        except BaseException as error:
+            # Frames keep Ray Data's iterators until the error is handled. Their destructors would then start Ray again.
+            traceback.clear_frames(error.__traceback__)
+            raise
 
 
 def why_not_connected(address: str | None, reason: str) -> str:

@@ -1,12 +1,15 @@
 """The shuffle by Ray Data: every row to its bucket, once, whatever the tasks and batches it came from."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from flow.conftest import ray_environment, shared_ray, short_folder  # noqa: F401  fixtures
+from flow.worlds import ROOT
 
 from cluster.shuffle import BUCKET, shuffle
 from indexing.errors import DataError
@@ -14,6 +17,29 @@ from indexing.errors import DataError
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("shared_ray")]
 NUM_BUCKETS = 16
 Read = Callable[[int], Iterator[pa.Table]]
+INTERRUPTED = """
+import pyarrow as pa
+from ray.data._internal.execution import streaming_executor
+from cluster.session import ray_session
+from cluster.shuffle import BUCKET, shuffle
+
+set_up = streaming_executor._ClosingIterator.__init__
+
+def interrupted(self, executor):
+    set_up(self, executor)
+    raise KeyboardInterrupt
+
+def read(number):
+    yield pa.table({BUCKET: pa.array([number], pa.int32())})
+
+streaming_executor._ClosingIterator.__init__ = interrupted
+try:
+    with ray_session(None):
+        list(shuffle(range(3), read, lambda rows: rows.num_rows, 3, what="test"))
+except KeyboardInterrupt:
+    print("ended")
+"""
+"""A signal at the one moment at which only Ray Data's own destructor cleans up."""
 
 
 @pytest.fixture
@@ -64,3 +90,13 @@ def test_an_expected_error_of_a_task_is_raised_as_what_it_is() -> None:
 
     with pytest.raises(DataError, match="expected rows, got none"):
         list(shuffle([1, 2], fail, lambda rows: rows.num_rows, NUM_BUCKETS, what="test"))
+
+
+def test_an_interrupt_does_not_start_ray_again_after_its_end() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "ended\n"
+    assert "Started a local Ray instance" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr
