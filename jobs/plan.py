@@ -52,7 +52,7 @@ class Plan:
     num_reused: int
     """Texts whose vectors the parent release has."""
     changes: dict[str, int] | None
-    """Items by what happened to them since the parent release: new, changed, unchanged, gone; None without one."""
+    """Items by what happened to them since the parent release: new, changed, unchanged, deleted; None without one."""
     collections: dict[str, tuple[int, int]]
     """name → (items, shards)."""
     index_bytes: int
@@ -183,7 +183,7 @@ class ShardChanges:
 
     changed: int
     unchanged: int
-    gone: int
+    deleted: int
     num_items: int
     """Tonight's."""
     num_to_index: int
@@ -217,7 +217,7 @@ def compare_shard(keys: Keys, store: Store, base: BaseShard, compact_at: float, 
     return ShardChanges(
         changed=kept.num_rows - num_same,
         unchanged=num_same,
-        gone=before.num_rows - kept.num_rows,
+        deleted=before.num_rows - kept.num_rows,
         num_items=now.num_rows,
         num_to_index=0 if is_carried else now.num_rows,
         num_known=count_texts(known, total),
@@ -226,7 +226,8 @@ def compare_shard(keys: Keys, store: Store, base: BaseShard, compact_at: float, 
 
 def sum_changes(shards: dict[ShardKey, ShardChanges], num_items: int) -> dict[str, int]:
     """Items by what happened to them since the parent release."""
-    counts = {name: sum(getattr(shard, name) for shard in shards.values()) for name in ("changed", "unchanged", "gone")}
+    names = ("changed", "unchanged", "deleted")
+    counts = {name: sum(getattr(shard, name) for shard in shards.values()) for name in names}
     return {"new": num_items - counts["changed"] - counts["unchanged"], **counts}
 
 

@@ -28,7 +28,7 @@ class ItemCounts:
     new: int = 0
     changed: int = 0
     unchanged: int = 0
-    gone: int = 0
+    deleted: int = 0
 
     def __add__(self, other: "ItemCounts") -> "ItemCounts":
         return ItemCounts(**{name: getattr(self, name) + getattr(other, name) for name in vars(self)})
@@ -139,7 +139,7 @@ def diff_range(each: Range, dim_before: int, dim_after: int, fetch: Fetch) -> Ra
             new=new.num_rows - num_common,
             changed=later.num_rows,
             unchanged=num_common - later.num_rows,
-            gone=old.num_rows - num_common,
+            deleted=old.num_rows - num_common,
         ),
         drifts=drifts,
     )

@@ -54,7 +54,7 @@ def diff(
 
 def print_diff(found: "ReleaseDiff", share: float | None) -> None:
     rows = [
-        (name, *(f"{count:,}" for count in (counts.new, counts.changed, counts.unchanged, counts.gone)))
+        (name, *(f"{count:,}" for count in (counts.new, counts.changed, counts.unchanged, counts.deleted)))
         for name, counts in found.collections.items()
     ]
     print_table(("collection", "new", "changed", "unchanged", "deleted"), rows)

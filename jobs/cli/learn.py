@@ -61,12 +61,14 @@ def evaluate(
     require_training()
     from jobs.evaluation.run import run_evaluation, with_beir
     from jobs.report.evaluation import print_evaluation
+    from jobs.run import open_run
 
     settings = load_config(config, overrides or ())
+    run = open_run(settings, output_of(context).progress())
     left_out: dict[str, int] = {}
     if beir:
-        settings, left_out = with_beir(settings, Path(beir), split)
-    report = run_evaluation(settings, output_of(context).progress(), left_out)
+        run, left_out = with_beir(run, Path(beir), split)
+    report = run_evaluation(run, left_out)
     if as_json:
         print_json(to_plain(report))
     else:

@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from cluster.session import ray_session
 from indexing.release.registry import encoder_url, newest_encoder
-from indexing.store import open_store
-from jobs.config.schema import CollectionConfig, Config
+from jobs.config.schema import CollectionConfig
 from jobs.evaluation.evaluate import compare, measure_bm25, measure_encoder
 from jobs.evaluation.judgements import read_judgements
 from jobs.evaluation.report import EvaluationReport
@@ -20,23 +19,19 @@ from jobs.inputs.encoder import pin_encoder, read_encoder, with_encoder
 from jobs.inputs.inputs import Inputs, read_inputs
 from jobs.inputs.interactions import read_interactions
 from jobs.inputs.shared import require_shared
-from jobs.progress import Progress
-from jobs.run import Run, open_run
+from jobs.run import Run
 from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.parquet import parquet_bytes
 
 NEW, INCUMBENT, BM25 = "new", "incumbent", "bm25"
 
 
-def run_evaluation(
-    config: Config, progress: Progress, left_out: Mapping[str, int] = MappingProxyType({})
-) -> EvaluationReport:
+def run_evaluation(run: Run, left_out: Mapping[str, int] = MappingProxyType({})) -> EvaluationReport:
     """The report of `encoder.model`, against the newest accepted encoder where that is another one, and BM25.
 
     `left_out`: what the report says of judgements that could not be used.
     """
-    run = open_run(config, progress)
-    run = run.with_config(pin_encoder(config, run.store))
+    run = run.with_config(pin_encoder(run.config, run.store))
     config, inputs, parent = run.config, read_inputs(run), newest_encoder(run.store)
     limit = config.catalogue.max_bad_rows
     held_back = read_interactions(config.evaluation.interactions, config.s3, "evaluation.interactions", limit).rows
@@ -72,12 +67,12 @@ def measure_all(
     return compare(judgements, rankers, run.config.evaluation.seed)
 
 
-def with_beir(config: Config, folder: Path, split: str) -> tuple[Config, dict[str, int]]:
-    """(the configuration with catalogue and judgements of a data set in the BEIR layout, put into the workspace; which
+def with_beir(run: Run, folder: Path, split: str) -> tuple[Run, dict[str, int]]:
+    """(the run with catalogue and judgements of a data set in the BEIR layout, put into the workspace; which
     judgements are left out → their number).
     """
     beir = read_beir(folder, split)
-    workspace = open_store(config.workspace, config.s3)
+    config, workspace = run.config, run.workspace
     prefix = f"beir/{fingerprint(str(folder.resolve()), split)}"
     for name, table in (("catalogue", beir.catalogue), ("interactions", beir.interactions)):
         workspace.put(f"{prefix}/{name}.parquet", parquet_bytes(table, row_group_size=PART_ROWS))
@@ -93,4 +88,4 @@ def with_beir(config: Config, folder: Path, split: str) -> tuple[Config, dict[st
         training=replace(config.training, interactions=None),
         evaluation=replace(config.evaluation, interactions=f"{workspace.url}/{prefix}/interactions.parquet"),
     )
-    return config, beir.left_out
+    return run.with_config(config), beir.left_out

@@ -116,13 +116,13 @@ class Source:
         return tuple(sorted({part.key.rpartition("/")[0] for part in self.parts if part.key != part.name}))
 
 
-def scan_source(config: Config) -> Source:
+def scan_source(config: Config, workspace: Store) -> Source:
     """Lists the files and reads their footers, several at once; each file is opened and hashed once.
 
     CSV and JSON lines are converted into the workspace first, where they are not yet. Raises ConfigError when there
     are no files, DataError on a wrong schema.
     """
-    found = scan_files(config)
+    found = scan_files(config, workspace)
     scans = [scan for _, _, of_file in found for scan in of_file]
     num_rows = sum(scan.metadata.num_rows for scan in scans)
     if not num_rows:
@@ -139,11 +139,10 @@ def scan_source(config: Config) -> Source:
     return Source(parts, unify(scans), num_rows, fingerprint(digests, *rules), npy, find_dim(config, scans, npy))
 
 
-def scan_files(config: Config) -> list[tuple[ObjectInfo, str, list[ScannedFile]]]:
+def scan_files(config: Config, workspace: Store) -> list[tuple[ObjectInfo, str, list[ScannedFile]]]:
     """Of each of the user's files: as it was listed, what changes with its rows, the Parquet files that have them."""
     setting, path = source_path(config)
     store, files = list_files(path, config.s3, setting, ROWS if setting == "catalogue.path" else PARQUET)
-    workspace = open_store(config.workspace, config.s3)
     num_threads = SCAN_THREADS if kind_of(files[0].key) == "Parquet" else CONVERT_THREADS
     with ThreadPoolExecutor(num_threads, thread_name_prefix="scan") as pool:
         return list(pool.map(lambda info: (info, *scan_file(store, info, workspace)), files))

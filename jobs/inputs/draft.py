@@ -15,6 +15,7 @@ import yaml
 from indexing.catalogue.columns import convert, converts, is_number, is_text, plain_type
 from indexing.catalogue.contract import CONTRACT, is_blank
 from indexing.errors import DataError
+from indexing.store import open_store
 from jobs.config.apart import require_apart
 from jobs.config.paths import SCHEME
 from jobs.config.schema import CatalogueConfig, CollectionConfig, Config
@@ -65,9 +66,8 @@ def draft_config(path: str, out: Path) -> Draft:
     Raises ConfigError where there is no catalogue, DataError where no column is an id or a title, or no row is good.
     """
     with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
-        scans = [
-            scan for _, _, of_file in scan_files(make_config(path, folder, {}, {"items": ["item"]})) for scan in of_file
-        ]
+        files = scan_files(make_config(path, folder, {}, {"items": ["item"]}), open_store(folder))
+        scans = [scan for _, _, of_file in files for scan in of_file]
         sample = read_sample(scans, path)
         columns, collections = guess_columns(sample, path), {"items": ["item"]}
         if source := columns.get("item_type"):
@@ -200,7 +200,7 @@ def changed_names(columns: Mapping[str, Rule]) -> dict[str, Rule]:
 
 def read_texts(config: Config) -> tuple[list[str], int]:
     """(the first good rows as the encoder reads them, the number of all rows)."""
-    source = scan_source(config)
+    source = scan_source(config, open_store(config.workspace))
     rules = row_rules(config, source)
     reason = ""
     for part in source.parts:

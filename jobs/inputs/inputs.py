@@ -76,7 +76,7 @@ class Inputs:
 def read_inputs(run: Run) -> Inputs:
     """Raises ConfigError, DataError or StoreUnavailable for what is missing or wrong."""
     current, encoder = current_release(run.store, run.config.publish), read_encoder(run.config)
-    source = scan_source(run.config)
+    source = scan_source(run.config, run.workspace)
     rules, queries = row_rules(run.config, source), query_texts(run.config)
     return Inputs(
         source, rules, encoder, current.number, current.release, current.release, damaged=frozenset(), queries=queries

@@ -21,8 +21,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         f"memory        about {plan.worker_bytes / 2**20:,.0f} MiB in the largest worker",
     ]
     if plan.changes is not None:
-        named = {**plan.changes, "deleted": plan.changes["gone"]}
-        changes = ", ".join(f"{named[name]:,} {name}" for name in ("new", "changed", "unchanged", "deleted"))
+        names = ("new", "changed", "unchanged", "deleted")
+        changes = ", ".join(f"{plan.changes[name]:,} {name}" for name in names)
         lines.insert(2, f"items         {changes} since the current release")
     reason = plan.why_rebuild or "in shards that have changed too much; the others are carried over"
     lines.insert(-3, f"build         {plan.num_to_index:,} items: {reason}")

@@ -20,6 +20,7 @@ import pyarrow as pa
 import torch
 from bench_encode import CATALOGUES, MODEL
 from rich.console import Console
+from support.sources import scan
 
 from cluster.session import ray_session
 from indexing.dense.exact import exact_search
@@ -30,7 +31,6 @@ from jobs.config.load import load_config
 from jobs.config.schema import Config
 from jobs.config.training import TrainingConfig
 from jobs.evaluation.metrics import Ranking, measure, paired_bootstrap, slice_relevant
-from jobs.inputs.catalogue import scan_source
 from jobs.inputs.interactions import read_interactions
 from jobs.inputs.items import scan_items
 from jobs.inputs.rows import row_rules
@@ -166,7 +166,7 @@ def cross_validate(
 ) -> dict[str, Any]:
     """Each group is judged by the encoder of the fold that did not train on it."""
     folds = split_groups(interactions["query_group"], num_folds, seed)
-    run, source, before = quiet_run(config), scan_source(config), judge.vectors(model)
+    run, source, before = quiet_run(config), scan(config), judge.vectors(model)
     rules = row_rules(config, source)
     parts: dict[str, list[dict[str, dict[str, np.ndarray]]]] = {"trained": [], "zero-shot": []}
     groups: list[str] = []
@@ -238,7 +238,7 @@ def main() -> None:
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as name, ray_session("local"):
         config = make_config(Path(name), arguments.catalogue, TRAINING | arguments.training)
-        source = scan_source(config)
+        source = scan(config)
         rules = row_rules(config, source)
         everything = scan_items(quiet_run(config), source, rules, pa.array([], pa.string()), 1 << 62)
         judge = Judge(thin_out(everything, logs, arguments.distractors))
@@ -258,7 +258,7 @@ def compare_with_peer(
     """Both train on the first log and are judged by the last, over all items."""
     settings = replace(config.training, steps=num_steps, num_negatives=0, shares={"clicks": 1.0})
     config = replace(config, training=settings)
-    source = scan_source(config)
+    source = scan(config)
     data = make_data(quiet_run(config), source, row_rules(config, source), log_pairs(logs[0]), Mined())
     path, summary = run_training(config, data, "against-peer")
     seconds = {NAME: summary.seconds, PEER: train_peer(data, settings, model, folder)}

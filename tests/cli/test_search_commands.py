@@ -252,7 +252,7 @@ def test_diff_counts_items_and_files_and_measures_what_queries_find(
     pq.write_table(pa.table({"query": ["balark cemint", "kerose", "kerose"]}), tmp_path / "golden.parquet")
     arguments = ["diff", published, "1", "2", "--queries", str(tmp_path / "golden.parquet")]
     found = json.loads(run(capsys, *arguments, "--json"))
-    assert found["collections"]["tracks"] == {"new": 0, "changed": 0, "unchanged": 40, "gone": 0}
+    assert found["collections"]["tracks"] == {"new": 0, "changed": 0, "unchanged": 40, "deleted": 0}
     assert (found["num_same_graphs"], found["num_shards"], found["overlap_at_10"]) == (3, 3, 1.0)
     assert found["drift"] == {"mean": 0.0, "percentile_95": 0.0}
     lines = run(capsys, *arguments).splitlines()

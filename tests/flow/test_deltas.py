@@ -73,7 +73,7 @@ def test_a_night_of_few_changes_keeps_the_graphs_and_uploads_little(
     ids, vectors = with_changes(5)
     write(world, ids, vectors)
     plan = make_plan(load_config(str(world.write_config())))
-    assert plan.changes == {"new": 3, "changed": 5, "unchanged": 293, "gone": 2}
+    assert plan.changes == {"new": 3, "changed": 5, "unchanged": 293, "deleted": 2}
     assert (plan.why_rebuild, plan.num_to_index) == (None, 0)
     night = world.run()
     before, after = shard_digests(first[1].release), shard_digests(night.release)
@@ -199,5 +199,5 @@ def test_a_collection_too_small_for_its_shards_is_verified_rolled_back_and_updat
         assert_serves(world, IDS[:num_items], VECTORS[:num_items], cache)
     before, after = world.releases()
     found = diff_releases(before, after, partial(BlobCache(cache).fetch, store))
-    assert found.collections["tracks"] == ItemCounts(unchanged=11, gone=1)
+    assert found.collections["tracks"] == ItemCounts(unchanged=11, deleted=1)
     verify_release(store, roll_back(store, 1))

@@ -187,7 +187,7 @@ def test_only_what_has_changed_is_encoded_and_built_just_as_plan_has_said(world:
     plan = make_plan(config)
 
     assert world.files() == before
-    assert plan.changes == {"new": 1, "changed": 2, "unchanged": len(ROWS) - 3, "gone": 1}
+    assert plan.changes == {"new": 1, "changed": 2, "unchanged": len(ROWS) - 3, "deleted": 1}
     assert plan.num_reused == first_night.num_encoded - 3
 
     night = world.run()

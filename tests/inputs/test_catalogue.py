@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.sources import scan
 
 import jobs.inputs.catalogue
 from indexing.catalogue.contract import CONTRACT, STRINGS, conform_table
@@ -18,7 +19,7 @@ from indexing.errors import ConfigError, DataError
 from indexing.store import open_store
 from jobs.config.load import load_config
 from jobs.config.schema import LIST_COLUMNS, Column, Config
-from jobs.inputs.catalogue import Part, Source, scan_source
+from jobs.inputs.catalogue import Part, Source
 from jobs.inputs.queries import read_queries
 from jobs.inputs.rows import check_part, row_rules
 
@@ -51,8 +52,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "catalogue"
 
 
-def scan(path: Path, **changes: Any) -> Source:
-    return scan_source(config_of(path, **changes))
+def scan_path(path: Path, **changes: Any) -> Source:
+    return scan(config_of(path, **changes))
 
 
 def ids_of(part: Part) -> list[str]:
@@ -63,7 +64,7 @@ def test_a_folder_is_read_in_order_of_names_and_with_its_sub_folders(folder: Pat
     write(folder, b=rows("3"), a=rows("1", "2"))
     write(folder / "sub", c=rows("4"))
     (folder / "README.md").write_text("not Parquet")
-    source = scan(folder)
+    source = scan_path(folder)
     assert [ids_of(part) for part in source.parts] == [["1", "2"], ["3"], ["4"]]
     assert [part.number for part in source.parts] == [0, 1, 2]
     assert source.num_rows == 4
@@ -79,17 +80,17 @@ def test_footers_are_read_several_at_once(folder: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(jobs.inputs.catalogue, "scan_file", wait_and_scan)
     write(folder, **{str(number): rows(str(number)) for number in range(8)})
-    assert [part.key for part in scan(folder).parts] == [f"{number}.parquet" for number in range(8)]
+    assert [part.key for part in scan_path(folder).parts] == [f"{number}.parquet" for number in range(8)]
 
 
 def test_a_folder_may_be_called_like_a_file(tmp_path: Path) -> None:
     write(tmp_path / "all.parquet", part=rows("1"))
-    assert ids_of(scan(tmp_path / "all.parquet").parts[0]) == ["1"]
+    assert ids_of(scan_path(tmp_path / "all.parquet").parts[0]) == ["1"]
 
 
 def test_one_file_is_read_alone(folder: Path) -> None:
     write(folder, a=rows("1"), b=rows("2"))
-    assert ids_of(scan(folder / "b.parquet").parts[0]) == ["2"]
+    assert ids_of(scan_path(folder / "b.parquet").parts[0]) == ["2"]
 
 
 def test_a_catalogue_in_any_store_is_read(store_url: str, tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_a_catalogue_in_any_store_is_read(store_url: str, tmp_path: Path) -> Non
     pq.write_table(rows("1", "2"), sink)
     open_store(store_url).put("catalogue/a.parquet", sink.getvalue().to_pybytes())
     config = config_of(tmp_path / "x", catalogue={"path": f"{store_url}/catalogue", **COLLECTIONS})
-    (part,) = scan_source(config).parts
+    (part,) = scan(config).parts
     assert ids_of(part) == ["1", "2"]
 
 
@@ -110,7 +111,7 @@ def test_files_are_cut_between_row_groups_into_parts_of_bounded_size(
     monkeypatch.setattr(jobs.inputs.catalogue, "PART_ROWS", 250)
     write(folder, a=rows("x"))
     pq.write_table(rows(*map(str, range(1000))), folder / "b.parquet", row_group_size=100)
-    _, *parts = scan(folder).parts
+    _, *parts = scan_path(folder).parts
     assert [part.number for part in parts] == [1, 2, 3, 4, 5]
     assert [part.first_row for part in parts] == [0, 200, 400, 600, 800]
     assert [value for part in parts for value in ids_of(part)] == list(map(str, range(1000)))
@@ -119,12 +120,12 @@ def test_files_are_cut_between_row_groups_into_parts_of_bounded_size(
 def test_a_row_group_larger_than_a_part_is_a_part_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.inputs.catalogue, "PART_ROWS", 100)
     write(folder, a=rows(*map(str, range(300))))
-    assert [len(ids_of(part)) for part in scan(folder).parts] == [300]
+    assert [len(ids_of(part)) for part in scan_path(folder).parts] == [300]
 
 
 def test_files_with_different_columns_are_read_as_one_schema(folder: Path) -> None:
     write(folder, a=rows("1", year=[1959]), b=rows("2", label=["Blue Note"]), c=rows("3"))
-    schema = scan(folder).schema
+    schema = scan_path(folder).schema
     assert schema.names[-2:] == ["year", "label"]
     assert schema.field("year").type == pa.int64()
 
@@ -136,7 +137,7 @@ def test_part_files_of_two_writers_are_read_as_one_with_the_wider_type(folder: P
         folder,
         b=rows("2", plays=[1.5], label=pa.array(["y"]).dictionary_encode(), at=pa.array([moment], pa.timestamp("us"))),
     )
-    source = scan(folder)
+    source = scan_path(folder)
     table = pa.concat_tables([conform_table(batch, source.schema) for part in source.parts for batch in part.batches()])
     assert table.select(["plays", "label", "at"]).to_pylist() == [
         {"plays": 1.0, "label": "x", "at": moment},
@@ -148,18 +149,18 @@ def test_a_column_with_two_types_that_have_none_in_common_is_refused_naming_the_
     write(folder, a=rows("1", year=[1959]), b=rows("2", year=["1959"]))
     message = r"b\.parquet: expected column year as int64, as in earlier files, got string"
     with pytest.raises(DataError, match=message):
-        scan(folder)
+        scan_path(folder)
 
 
 def test_the_fingerprint_follows_names_and_content_alone(folder: Path, tmp_path: Path) -> None:
     write(folder, a=rows("1"), b=rows("2"))
-    first = scan(folder).fingerprint
+    first = scan_path(folder).fingerprint
     write(tmp_path / "copy", a=rows("1"), b=rows("2"))
-    assert scan(tmp_path / "copy").fingerprint == first
+    assert scan_path(tmp_path / "copy").fingerprint == first
     write(folder, b=rows("3"))
-    changed = scan(folder).fingerprint
+    changed = scan_path(folder).fingerprint
     (folder / "b.parquet").rename(folder / "c.parquet")
-    assert len({first, changed, scan(folder).fingerprint}) == 3
+    assert len({first, changed, scan_path(folder).fingerprint}) == 3
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_the_fingerprint_follows_names_and_content_alone(folder: Path, tmp_path:
 def test_a_column_that_the_stages_would_overwrite_is_refused_by_name(folder: Path, name: str) -> None:
     write(folder, a=rows("1", **{name: ["x"]}))
     with pytest.raises(DataError, match=rf"a\.parquet: the column {name} has a name .* rename it"):
-        scan(folder)
+        scan_path(folder)
 
 
 # --- what does not exist, or is not Parquet ---
@@ -188,7 +189,7 @@ def test_a_column_that_the_stages_would_overwrite_is_refused_by_name(folder: Pat
 def test_a_catalogue_that_does_not_exist_is_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     with pytest.raises(ConfigError, match=re.escape(f"found none at {path}")) as caught:
-        scan_source(config_of(tmp_path / "x", catalogue={"path": str(path), **COLLECTIONS}))
+        scan(config_of(tmp_path / "x", catalogue={"path": str(path), **COLLECTIONS}))
     assert str(caught.value).startswith(
         "catalogue.path: expected a Parquet, CSV or JSON lines file or a folder of them"
     )
@@ -199,7 +200,7 @@ def test_a_folder_without_rows_files_is_named(folder: Path) -> None:
     folder.mkdir()
     (folder / "a.xlsx").write_text("item_id")
     with pytest.raises(ConfigError, match="expected a Parquet, CSV or JSON lines file or a folder of them"):
-        scan(folder)
+        scan_path(folder)
 
 
 @pytest.mark.case(31)
@@ -208,21 +209,21 @@ def test_files_of_two_kinds_which_may_hold_the_same_rows_are_refused(folder: Pat
     (folder / "a.csv").write_text("item_id")
     message = r"catalogue\.path: expected files of one kind at .*, got CSV \(a\.csv\) and Parquet \(a\.parquet\); name"
     with pytest.raises(ConfigError, match=message):
-        scan(folder)
+        scan_path(folder)
 
 
 @pytest.mark.case(19)
 def test_files_without_rows_are_an_empty_catalogue(folder: Path) -> None:
     write(folder, a=rows(), b=rows())
     with pytest.raises(DataError, match=re.escape(f"catalogue.path: expected rows at {folder}, got none in 2 files")):
-        scan(folder)
+        scan_path(folder)
 
 
 @pytest.mark.parametrize("name", ["source_row", "nightcrate:row", "nightcrate:reason"])
 def test_a_column_with_a_name_that_the_stages_need_is_refused(folder: Path, name: str) -> None:
     write(folder, a=rows("1", **{name: [7]}))
     with pytest.raises(DataError, match=rf"a\.parquet: the column {name} has a name that is reserved"):
-        scan(folder)
+        scan_path(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all", b"PAR1" + b"\0" * 100 + b"PAR1"])
@@ -230,7 +231,7 @@ def test_a_file_that_is_not_parquet_is_named(folder: Path, content: bytes) -> No
     folder.mkdir()
     (folder / "a.parquet").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.parquet: expected a Parquet file") as caught:
-        scan(folder)
+        scan_path(folder)
     assert "\n" not in str(caught.value)
 
 
@@ -240,7 +241,7 @@ def test_a_parquet_whose_data_is_damaged_is_named(folder: Path) -> None:
     data[4:400] = b"\xff" * 396
     (folder / "a.parquet").write_bytes(data)
     with pytest.raises(DataError, match=r"a\.parquet"):
-        list(scan(folder).parts[0].batches())
+        list(scan_path(folder).parts[0].batches())
 
 
 # --- queries ---
@@ -313,7 +314,7 @@ def write_songs(path: Path) -> Path:
 
 def good_items(path: Path, **catalogue: Any) -> list[dict[str, Any]]:
     config = config_of(path, catalogue={"path": str(path), **NAMED, **catalogue})
-    source = scan_source(config)
+    source = scan(config)
     rules = row_rules(config, source)
     tables = [good for part in source.parts for good, _ in check_part(part, rules)]
     return [row for table in tables for row in table.select([*source.schema.names, "text"]).to_pylist()]
@@ -337,15 +338,15 @@ def test_a_text_file_is_converted_once_and_again_when_it_has_changed(
 ) -> None:
     caplog.set_level("INFO")
     config = config_of(write_songs(folder / "songs.csv").parent, catalogue={"path": str(folder), **NAMED})
-    first = scan_source(config)
-    again = scan_source(config)
+    first = scan(config)
+    again = scan(config)
     assert (again.fingerprint, [part.key for part in again.parts]) == (
         first.fingerprint,
         [part.key for part in first.parts],
     )
     assert len(caplog.messages) == 1
     (folder / "songs.csv").write_text("id,name,artist\n1,Solar,\n")
-    changed = scan_source(config)
+    changed = scan(config)
     assert changed.fingerprint != first.fingerprint
     assert next(changed.parts[0].batches())["title"].to_pylist() == ["Solar"]
 
@@ -354,8 +355,8 @@ def test_a_conversion_that_was_killed_is_made_from_scratch(folder: Path, monkeyp
     config = config_of(write_songs(folder / "songs.csv").parent, catalogue={"path": str(folder), **NAMED})
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("jobs.workspace.artifact.Artifact.write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        scan_source(config)
-    assert scan_source(config).num_rows == len(SONGS)
+        scan(config)
+    assert scan(config).num_rows == len(SONGS)
 
 
 def test_blocks_of_a_text_file_with_other_types_are_read_as_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,7 +372,7 @@ def test_a_line_of_a_text_file_that_is_no_row_is_a_bad_row_of_its_file(folder: P
     folder.mkdir()
     (folder / "a.csv").write_text("id,name,artist\n1,So What,\n2\n,Solar,\n")
     config = config_of(folder, catalogue={"path": str(folder), **NAMED})
-    source = scan_source(config)
+    source = scan(config)
     ((good, bad),) = check_part(source.parts[0], row_rules(config, source))
     assert (source.num_rows, good["item_id"].to_pylist()) == (3, ["1"])
     assert sorted((row["source_file"], row["source_row"], row["reason"]) for row in bad.to_pylist()) == [
@@ -385,7 +386,7 @@ def test_bytes_that_are_no_utf8_cost_their_row_of_a_csv_alone(folder: Path) -> N
     folder.mkdir()
     (folder / "a.csv").write_bytes(b"id,name,artist\n1,So What,a;b\n2,Solar,a;caf\xe9\n3,caf\xe9,\n")
     config = config_of(folder, catalogue={"path": str(folder), **NAMED})
-    source = scan_source(config)
+    source = scan(config)
     ((good, bad),) = check_part(source.parts[0], row_rules(config, source))
     assert good["creators"].to_pylist() == [["a", "b"]]
     assert bad["reason"].to_pylist() == ["a string is not valid UTF-8"] * 2
@@ -401,8 +402,8 @@ def test_columns_may_be_swapped_and_one_may_serve_twice(folder: Path) -> None:
 def test_what_a_catalogue_calls_its_columns_is_part_of_its_fingerprint(folder: Path) -> None:
     write(folder, a=rows("1", name=["n"]))
     plain, named = (
-        scan(folder),
-        scan(folder, catalogue={"path": str(folder), **COLLECTIONS, "columns": {"title": "name"}}),
+        scan_path(folder),
+        scan_path(folder, catalogue={"path": str(folder), **COLLECTIONS, "columns": {"title": "name"}}),
     )
     assert plain.fingerprint != named.fingerprint
 
@@ -421,7 +422,7 @@ def test_what_a_catalogue_calls_its_columns_is_part_of_its_fingerprint(folder: P
 def test_a_rule_that_cannot_work_is_refused_by_name(folder: Path, columns: dict[str, Any], message: str) -> None:
     write(folder, a=rows("1", name=["n"], plays=[1]))
     with pytest.raises(DataError, match=message):
-        scan(folder, catalogue={"path": str(folder), **COLLECTIONS, "columns": columns})
+        scan_path(folder, catalogue={"path": str(folder), **COLLECTIONS, "columns": columns})
 
 
 def test_a_column_with_a_name_of_the_stages_can_be_mapped(folder: Path) -> None:
@@ -453,10 +454,10 @@ def test_the_names_that_can_be_mapped_are_those_of_the_contract() -> None:
 def test_what_begins_with_an_underscore_or_a_dot_is_no_data(folder: Path, name: str) -> None:
     write(folder, a=rows("1"))
     write((folder / name).parent, **{Path(name).stem: rows("2")})
-    assert [part.name for part in scan(folder).parts] == ["a.parquet"]
+    assert [part.name for part in scan_path(folder).parts] == ["a.parquet"]
     (folder / "a.parquet").unlink()
     with pytest.raises(ConfigError, match=r"found none at .*; 1 are skipped, since a name begins with _ or \."):
-        scan(folder)
+        scan_path(folder)
 
 
 def test_a_file_or_folder_that_is_named_is_read_whatever_its_name(tmp_path: Path) -> None:
@@ -466,7 +467,9 @@ def test_a_file_or_folder_that_is_named_is_read_whatever_its_name(tmp_path: Path
 
 
 def read_ids(path: Path) -> list[str]:
-    return [item_id for part in scan(path).parts for rows in part.batches() for item_id in rows["item_id"].to_pylist()]
+    return [
+        item_id for part in scan_path(path).parts for rows in part.batches() for item_id in rows["item_id"].to_pylist()
+    ]
 
 
 @pytest.mark.case(31)
@@ -488,7 +491,7 @@ def test_a_table_whose_log_says_which_files_count_is_refused_by_name(folder: Pat
         rf"catalogue\.path: expected files of rows at .*, got a table in {kind}'s format \({re.escape(log)}\), .*export"
     )
     with pytest.raises(DataError, match=message):
-        scan(folder)
+        scan_path(folder)
 
 
 def test_folders_called_like_hives_give_columns(folder: Path) -> None:

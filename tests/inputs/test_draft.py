@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.sources import scan
 
 from indexing.errors import ConfigError, DataError
 from jobs.__main__ import main
 from jobs.config.load import load_config
-from jobs.inputs.catalogue import scan_source
 from jobs.inputs.draft import MAX_TYPES, draft_config, guess_columns, scalar
 from jobs.inputs.rows import check_part, row_rules
 
@@ -57,7 +57,7 @@ def test_a_drafted_configuration_reads_the_catalogue_as_it_was_shown(
         "tracks": ["track"],
         "albums": ["albums"],
     }
-    source = scan_source(config)
+    source = scan(config)
     tables = [good for part in source.parts for good, _ in check_part(part, row_rules(config, source))]
     good = pa.concat_tables([table.select(["item_id", "creators", "popularity", "text"]) for table in tables])
     assert good.to_pylist()[0] == {

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from inputs.test_catalogue import config_of
+from support.sources import scan
 
 from indexing.errors import DataError, ReplacedError
 from indexing.store import Store, open_store
 from jobs.config.schema import Config
-from jobs.inputs.catalogue import scan_source
 from jobs.inputs.files import list_files, open_listed, read_footer
 from jobs.inputs.interactions import read_interactions
 from jobs.inputs.queries import read_queries
@@ -62,7 +62,7 @@ def test_a_part_of_a_catalogue_that_was_replaced_since_is_not_read(
 ) -> None:
     for name in ("a", "b"):
         store.put(f"{name}.parquet", parquet(1))
-    source = scan_source(config_of(tmp_path / "c", catalogue={**CATALOGUE, "path": store_url}))
+    source = scan(config_of(tmp_path / "c", catalogue={**CATALOGUE, "path": store_url}))
     if change == "deleted":
         store.delete("b.parquet")
     else:
@@ -81,13 +81,11 @@ def test_a_catalogue_that_is_replaced_between_its_listing_and_its_footer_is_not_
     store.put("a.parquet", parquet(1))
     monkeypatch.setattr("jobs.inputs.catalogue.list_files", then_replace(list_files, store, "a.parquet"))
     with pytest.raises(DataError, match=REPLACED):
-        scan_source(config_of(tmp_path / "c", catalogue={**CATALOGUE, "path": store_url}))
+        scan(config_of(tmp_path / "c", catalogue={**CATALOGUE, "path": store_url}))
 
 
 def read_titles(config: Config) -> list[str]:
-    return [
-        title for part in scan_source(config).parts for rows in part.batches() for title in rows["title"].to_pylist()
-    ]
+    return [title for part in scan(config).parts for rows in part.batches() for title in rows["title"].to_pylist()]
 
 
 @pytest.mark.case(30)
@@ -107,7 +105,7 @@ def test_a_csv_that_is_replaced_while_it_is_converted_is_not_read(
             assert read_titles(config) == ["a"]
         else:
             with pytest.raises(DataError, match=REPLACED):
-                scan_source(config)
+                scan(config)
     assert read_titles(config) == ["b"]
 
 
@@ -120,7 +118,7 @@ def test_precomputed_vectors_that_were_replaced_since_are_not_read(
     store.put("ids.parquet", parquet(1))
     store.put("v.npy", (tmp_path / "old.npy").read_bytes())
     vectors = {"path": f"{store_url}/v.npy", "ids": f"{store_url}/ids.parquet"}
-    npy = scan_source(config_of(tmp_path / "c", catalogue=CATALOGUE, vectors=vectors)).npy
+    npy = scan(config_of(tmp_path / "c", catalogue=CATALOGUE, vectors=vectors)).npy
     assert npy is not None and npy.read_rows(1, 1).tolist() == [[1] * 4]
     store.put("v.npy", (tmp_path / "new.npy").read_bytes())
     with pytest.raises(DataError, match=rf"v\.npy: {REPLACED}"):

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from flow.worlds import World, vector_world
 from rich.console import Console
+from support.sources import scan
 
 from indexing.errors import ConfigError
 from jobs.config.load import load_config
-from jobs.inputs.catalogue import scan_source
 from jobs.inputs.shared import require_shared
 from jobs.progress import Progress
 from jobs.run import open_run
@@ -32,7 +32,7 @@ def check(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         config = load_config(str(world.write_config()))
         monkeypatch.setattr("jobs.inputs.shared.cpu_nodes", lambda: [{}, {}])
         monkeypatch.setattr("jobs.inputs.shared.on_each_node", each)
-        require_shared(open_run(config, Progress(Console(quiet=True))), scan_source(config))
+        require_shared(open_run(config, Progress(Console(quiet=True))), scan(config))
 
     return check_
 

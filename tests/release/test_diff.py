@@ -46,14 +46,14 @@ def test_a_delta_is_counted_and_its_vectors_are_measured(maker: ReleaseMaker, st
     shard = maker.changed(collection.shards[0], list(range(15)), ids, vectors, version=2)
     after = maker.publish(store, replace(collection, num_items=98, shards=(shard,)))
     found = diff(store, before, after, tmp_path)
-    assert found.collections == {"tracks": ItemCounts(new=3, changed=10, unchanged=85, gone=5)}
+    assert found.collections == {"tracks": ItemCounts(new=3, changed=10, unchanged=85, deleted=5)}
     drifts = np.concatenate([1 - (VECTORS[:10] * vectors[:10]).sum(axis=1), np.zeros(85)])
     assert found.drift is not None
     assert found.drift.mean == pytest.approx(drifts.mean(), abs=1e-4)
     assert found.drift.percentile_95 == pytest.approx(np.quantile(drifts, 0.95, method="inverted_cdf"), abs=1e-4)
     assert (found.num_same_graphs, found.num_shards) == (1, 1)
     backwards = diff(store, after, before, tmp_path)
-    assert backwards.collections == {"tracks": ItemCounts(new=5, changed=10, unchanged=85, gone=3)}
+    assert backwards.collections == {"tracks": ItemCounts(new=5, changed=10, unchanged=85, deleted=3)}
     assert backwards.drift == found.drift
 
 
@@ -61,7 +61,7 @@ def test_a_delta_is_counted_and_its_vectors_are_measured(maker: ReleaseMaker, st
 def test_the_number_of_shards_makes_no_difference(store: Store, tmp_path: Path, num_shards: tuple[int, int]) -> None:
     before = publish(store, tmp_path / "before", IDS[:90], VECTORS[:90], num_shards[0])
     after = publish(store, tmp_path / "after", IDS[20:], VECTORS[20:], num_shards[1])
-    assert diff(store, before, after, tmp_path).collections == {"tracks": ItemCounts(new=10, unchanged=70, gone=20)}
+    assert diff(store, before, after, tmp_path).collections == {"tracks": ItemCounts(new=10, unchanged=70, deleted=20)}
 
 
 def test_collections_that_are_added_and_removed_are_new_and_gone(
@@ -69,7 +69,7 @@ def test_collections_that_are_added_and_removed_are_new_and_gone(
 ) -> None:
     tracks, shows = maker.collection("tracks", IDS, VECTORS), maker.collection("shows", IDS[:30], VECTORS[:30])
     found = diff(store, maker.publish(store, tracks), maker.publish(store, shows), tmp_path)
-    assert found.collections == {"shows": ItemCounts(new=30), "tracks": ItemCounts(gone=100)}
+    assert found.collections == {"shows": ItemCounts(new=30), "tracks": ItemCounts(deleted=100)}
     assert found.drift is None
 
 

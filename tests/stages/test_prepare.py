@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.sources import scan
 
 from indexing.errors import ConfigError, DataError
 from indexing.key_ranges import id_keys
 from jobs.config.load import load_config
 from jobs.config.schema import Config
-from jobs.inputs.catalogue import Part, Source, scan_source
+from jobs.inputs.catalogue import Part, Source
 from jobs.inputs.rows import BAD_ROWS, MAX_EXCERPT, add_keys, check_part, row_rules
 from jobs.workspace.vectors import VECTOR, vectors_of
 
@@ -48,7 +49,7 @@ def check_texts(folder: Path, rows: list[dict[str, Any]]) -> tuple[pa.Table, pa.
     (folder / "catalogue").mkdir()
     pq.write_table(pa.Table.from_pylist(rows), folder / "catalogue" / "a.parquet", row_group_size=2)
     config = make_config(folder)
-    source = scan_source(config)
+    source = scan(config)
     return check(config, source.parts[0], source, ENCODER)
 
 
@@ -106,7 +107,7 @@ def test_an_excerpt_is_short_and_shows_what_came_whatever_it_was(tmp_path: Path)
     }
     pq.write_table(pa.table(columns), tmp_path / "catalogue" / "a.parquet")
     config = make_config(tmp_path)
-    source = scan_source(config)
+    source = scan(config)
     _, bad = check(config, source.parts[0], source, ENCODER)
     first, second = bad["excerpt"].to_pylist()
     assert first.startswith("item_id: 1; item_type: track; title: caf\ufffd = 1; plays: ")
@@ -125,7 +126,7 @@ def write_vectors(folder: Path, vectors: pa.Array, **columns: list[Any]) -> Conf
 
 
 def check_vectors(config: Config) -> tuple[pa.Table, pa.Table]:
-    source = scan_source(config)
+    source = scan(config)
     return check(config, source.parts[0], source, None)
 
 
@@ -201,7 +202,7 @@ def test_vectors_are_lists_or_tensors_of_any_number(tmp_path: Path, vectors: pa.
 
 def test_most_of_the_first_vectors_say_how_many_components_there_are(tmp_path: Path) -> None:
     config = write_vectors(tmp_path, pa.array([None, [1.0], [1.0, 0.0], [0.0, 1.0]]))
-    assert scan_source(config).dim == 2
+    assert scan(config).dim == 2
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ def test_a_field_of_a_template_that_cannot_be_text_fails_before_any_row_is_read(
     config = make_config(tmp_path)
     config = replace(config, catalogue=replace(config.catalogue, text={"default": "{more}"}))
     with pytest.raises(ConfigError, match="field 'more' cannot be rendered as text"):
-        row_rules(config, scan_source(config))
+        row_rules(config, scan(config))
 
 
 def test_several_item_types_need_a_column_of_them(tmp_path: Path) -> None:
@@ -236,7 +237,7 @@ def test_several_item_types_need_a_column_of_them(tmp_path: Path) -> None:
     collections = {"tracks": {"item_types": ["track"]}, "shows": {"item_types": ["show"]}}
     config = make_config(tmp_path, catalogue={"collections": collections}, vectors={"path": config.vectors.path})
     with pytest.raises(ConfigError, match=r"no column item_type, .* must have one item type, got show, track"):
-        scan_source(config)
+        scan(config)
 
 
 def npy_config(folder: Path, vectors: np.ndarray, ids: list[str] | None = None, **options: Any) -> Config:
@@ -256,7 +257,7 @@ def test_rows_of_an_npy_belong_to_the_ids_in_order(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("jobs.inputs.catalogue.PART_ROWS", 3)
     vectors = np.random.default_rng(0).normal(size=(8, 4)).astype(dtype)
     config = npy_config(tmp_path, vectors)
-    source = scan_source(config)
+    source = scan(config)
     assert len(source.parts) == 3
     tables = [check(config, part, source, None)[0] for part in source.parts]
     expected = vectors.astype(np.float32) / np.linalg.norm(vectors.astype(np.float32), axis=1, keepdims=True)
@@ -278,7 +279,7 @@ def test_rows_of_an_npy_belong_to_the_ids_in_order(tmp_path: Path, monkeypatch: 
 )
 def test_an_npy_that_does_not_fit_is_refused(tmp_path: Path, vectors: np.ndarray, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        scan_source(npy_config(tmp_path, vectors, ids=["a", "b"]))
+        scan(npy_config(tmp_path, vectors, ids=["a", "b"]))
     assert "v.npy" in str(caught.value)
 
 
@@ -287,14 +288,14 @@ def test_a_file_that_is_not_npy_is_refused(tmp_path: Path, content: bytes) -> No
     config = npy_config(tmp_path, np.ones((2, 4), np.float32))
     (tmp_path / "v.npy").write_bytes(content)
     with pytest.raises(DataError, match=r"v\.npy: expected a \.npy file") as caught:
-        scan_source(config)
+        scan(config)
     assert "\n" not in str(caught.value)
 
 
 def test_an_npy_of_objects_is_never_unpickled(tmp_path: Path) -> None:
     config = npy_config(tmp_path, np.array([[{}], [{}]], dtype=object))
     with pytest.raises(DataError, match="expected a float array"):
-        scan_source(config)
+        scan(config)
 
 
 def test_an_npy_cut_short_is_refused(tmp_path: Path) -> None:
@@ -302,4 +303,4 @@ def test_an_npy_cut_short_is_refused(tmp_path: Path) -> None:
     data = (tmp_path / "v.npy").read_bytes()
     (tmp_path / "v.npy").write_bytes(data[:-8])
     with pytest.raises(DataError, match=r"v\.npy: expected 3328 bytes, as its header says, got 3320"):
-        scan_source(config)
+        scan(config)
