@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from indexing.encoder.settings import EncoderSettings, EncodeStats
 from indexing.errors import ConfigError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from indexing.encoder.encoder import Encoder
 
 # oneDNN caches the code it generates for each matrix shape, 1,024 by default. Batches have thousands of shapes: an
@@ -23,6 +26,7 @@ __all__ = [
     "encoder_digest",
     "encoder_files",
     "load_encoder",
+    "load_tokeniser",
     "require_text",
     "resolve_dtype",
     "resolve_model",
@@ -63,3 +67,14 @@ def load_encoder(path: Path, settings: EncoderSettings, *, num_threads: int | No
     from indexing.encoder.load import load
 
     return load(path, settings, num_threads=num_threads)
+
+
+def load_tokeniser(path: Path, settings: EncoderSettings) -> Callable[[Sequence[str]], "pa.Table"]:
+    """What makes documents TOKENISED for `Encoder.encode_tokens`. It can be pickled, and needs no torch.
+
+    Raises as `load_encoder` does.
+    """
+    require_text()
+    from indexing.encoder.load import load_tokeniser as load
+
+    return load(path, settings)

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from indexing.encoder.backbone import Backbone
-from indexing.encoder.batching import Batch, Tokens
+from indexing.encoder.batching import Batch, batches
 from indexing.encoder.head import Head
 from indexing.encoder.settings import EncodeStats
+from indexing.encoder.tokens import WINDOW, Tokens
 from indexing.errors import ConfigError, DataError, first_line
 from indexing.vectors import NORM_TOLERANCE
 
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 ROWS_ON_DEVICE = 16_384
 QUEUED_BATCHES = {"cpu": 4, "cuda": 64}
 
+Kind = Literal["document", "query"]
 Part = tuple[np.ndarray, torch.Tensor]
 """Rows (positions in the caller's list) and their vectors, float32 on the device."""
 
@@ -66,7 +69,7 @@ class Encoder:
     def encode(
         self,
         texts: Sequence[str],
-        kind: Literal["document", "query"] = "document",
+        kind: Kind = "document",
         on_batch: Callable[[int], None] | None = None,
     ) -> np.ndarray:
         """float32 (num_texts, dim), unit norm, in the order of texts; `stats` then describes this call.
@@ -74,12 +77,23 @@ class Encoder:
         on_batch is called with the number of texts of each finished batch. Raises ConfigError when the device cannot
         hold even a single text, DataError when the model gives vectors that are not finite.
         """
+        windows = self.towers[kind].tokens.windows(texts, self.prompts[kind])
+        return self._encode(windows, len(texts), kind, on_batch)
+
+    def encode_tokens(self, tokens: pa.Table) -> np.ndarray:
+        """The same of documents that `load_tokeniser` has made TOKENISED, in the order of their texts."""
+        windows = (tokens.slice(start, WINDOW) for start in range(0, len(tokens), WINDOW))
+        return self._encode(windows, len(tokens), "document", None)
+
+    def _encode(
+        self, windows: Iterable[pa.Table], num_texts: int, kind: Kind, on_batch: Callable[[int], None] | None
+    ) -> np.ndarray:
         tower = self.towers[kind]
-        batches = tower.tokens.batches(texts, self.prompts[kind], self.batch_tokens, pin=not self._on_cpu)
-        vectors = np.zeros((len(texts), self.dim), np.float32)
+        todo = batches(windows, tower.tokens.pad_id, self.batch_tokens, pin=not self._on_cpu)
+        vectors = np.zeros((num_texts, self.dim), np.float32)
         num_tokens = num_truncated = num_splits = 0
         waiting: list[Part] = []
-        for batch, parts in self._run_all(batches, tower, self._num_skipped[kind]):
+        for batch, parts in self._run_all(todo, tower, self._num_skipped[kind]):
             num_tokens += int(batch.lengths.sum())
             num_truncated += batch.num_truncated
             num_splits += len(parts) - 1
@@ -91,7 +105,7 @@ class Encoder:
         _copy_back(waiting, vectors)
         _check_norms(vectors)
         self.stats = EncodeStats(
-            num_texts=len(texts), num_tokens=num_tokens, num_truncated=num_truncated, num_oom_splits=num_splits
+            num_texts=num_texts, num_tokens=num_tokens, num_truncated=num_truncated, num_oom_splits=num_splits
         )
         return vectors
 

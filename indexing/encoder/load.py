@@ -2,12 +2,14 @@
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -15,13 +17,13 @@ from tokenizers import normalizers
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
 from indexing.encoder.backbone import PaddedBackbone
-from indexing.encoder.batching import Tokens
 from indexing.encoder.device import default_batch_tokens, pick_device, pick_dtype
 from indexing.encoder.encoder import Encoder, Tower
 from indexing.encoder.head import Head
 from indexing.encoder.layout import Layout, read_layout
 from indexing.encoder.probe import check_tokenizer, check_vocabulary, measure
 from indexing.encoder.settings import EncoderSettings
+from indexing.encoder.tokens import Tokens
 from indexing.encoder.unpadded import PackedBert, can_pack
 from indexing.errors import ConfigError, first_line
 
@@ -83,6 +85,13 @@ def load(path: Path, settings: EncoderSettings, *, num_threads: int | None) -> E
         batch_tokens=batch_tokens,
         num_threads=torch.get_num_threads(),
     )
+
+
+def load_tokeniser(path: Path, settings: EncoderSettings) -> Callable[[Sequence[str]], pa.Table]:
+    """See `indexing.encoder.load_tokeniser`. The model is loaded too: it says how long a text may be."""
+    layout, device = read_layout(path), torch.device("cpu")
+    tokens = load_parts(layout, settings, pick_dtype(settings.dtype, device), device).tokens
+    return partial(tokens.tokenise, prompt=layout.prompts["document"])
 
 
 def _make_tower(parts: Parts, batch_tokens: int) -> Tower:

@@ -19,7 +19,7 @@ from torch import nn
 
 from indexing.encoder import EncoderSettings
 from indexing.encoder.backbone import Backbone, PaddedBackbone
-from indexing.encoder.batching import Batch
+from indexing.encoder.batching import Batch, batches
 from indexing.encoder.device import default_batch_tokens, pick_device, pick_dtype
 from indexing.encoder.layout import ROUTER_CONFIG, WEIGHTS, Layout, read_layout
 from indexing.encoder.load import Parts, load_parts
@@ -62,8 +62,9 @@ class TrainableEncoder(nn.Module):
 
     def batches(self, texts: Sequence[str], kind: str) -> list[Batch]:
         """Sorted by length and filled to the token budget, so that little is padding."""
-        prompt, tokens = self.layout.prompts[kind], self.tower(kind).tokens
-        return list(tokens.batches(texts, prompt, self.batch_tokens, pin=not self.on_cpu))
+        tokens = self.tower(kind).tokens
+        windows = tokens.windows(texts, self.layout.prompts[kind])
+        return list(batches(windows, tokens.pad_id, self.batch_tokens, pin=not self.on_cpu))
 
     def forward(self, batch: Batch, kind: str) -> torch.Tensor:
         """float32 (B, D), unit norm, in the order of `batch.rows`."""
