@@ -58,7 +58,10 @@ def raise_failures(failures: Sequence[BaseException], *, what: str, num_tasks: i
 
 
 def _cause(failure: BaseException) -> BaseException:
-    return failure.cause if isinstance(failure, RayTaskError) and failure.cause is not None else failure
+    """What the task raised; perhaps because another task that it waited for had raised it."""
+    while isinstance(failure, RayTaskError) and failure.cause is not None:
+        failure = failure.cause
+    return failure
 
 
 def peak_memory_bytes() -> int:

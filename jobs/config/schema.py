@@ -217,10 +217,18 @@ class RayConfig:
     """A running cluster; null: that of `ray job submit`, else a fresh one on this machine."""
     encode_actors: Annotated[Integer, Ge(1)] | None = None
     """Encoders that run in parallel; null: as many as the cluster's GPUs, or else CPUs, allow."""
+    min_encode_actors: Annotated[Integer, Ge(1)] | None = None
+    """Encoders to begin with, where the number is to grow with the work, up to `encode_actors`; null: all of them."""
     cpus_per_actor: Annotated[Integer, Ge(1)] = 1
     """CPUs, and torch threads, of one encoder."""
     gpus_per_actor: Annotated[Number, Ge(0)] | None = None
     """GPUs of one encoder; null: 1 where the cluster has GPUs, else 0."""
+
+    @model_validator(mode="after")
+    def _no_fewer_than_to_begin_with(self) -> Self:
+        if self.encode_actors and self.min_encode_actors and self.min_encode_actors > self.encode_actors:
+            raise conflict("min_encode_actors", "at most ray.encode_actors", self.min_encode_actors)
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

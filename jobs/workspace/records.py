@@ -55,6 +55,8 @@ class Encoded:
     """Distinct texts of a bucket."""
     num_tokens: int = 0
     num_truncated: int = 0
+    busy_share: float | None = None
+    """How much of the time between its first bucket and its last an encoder computed; None where none did."""
     peak_memory_bytes: int = 0
 
 

@@ -165,6 +165,7 @@ def test_a_misspelt_key_in_the_file_is_named_too(tmp_path: Path) -> None:
         ("validation.max_row_change=-1", "validation.max_row_change: expected a number of at least 0, got -1"),
         ("ray.cpus_per_actor=0", "ray.cpus_per_actor: expected an integer of at least 1, got 0"),
         ("ray.encode_actors=0", "ray.encode_actors: expected null or an integer of at least 1, got 0"),
+        ("ray.min_encode_actors=0", "ray.min_encode_actors: expected null or an integer of at least 1, got 0"),
         ("ray.gpus_per_actor=-1", "ray.gpus_per_actor: expected null or a number of at least 0, got -1"),
         ("validation.max_row_change=.nan", "validation.max_row_change: expected a number of at least 0, got nan"),
         ("validation.max_drift=2.1", "validation.max_drift: expected null or a number from 0 to 2, got 2.1"),
@@ -180,6 +181,12 @@ def test_a_value_that_cannot_work_is_refused_by_its_key(path: Path, override: st
     with pytest.raises(ConfigError, match=re.escape(message)) as caught:
         load(path, override)
     assert "\n" not in str(caught.value)
+
+
+def test_no_more_encoders_begin_than_may_run(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ray\.min_encode_actors: expected at most ray\.encode_actors, got 3"):
+        load(path, "ray.encode_actors=2", "ray.min_encode_actors=3")
+    assert load(path, "ray.min_encode_actors=3").ray.encode_actors is None
 
 
 def test_a_catalogue_needs_collections(tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import pickle
 import random
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -20,7 +23,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
-from indexing.encoder import EncodeStats
+from indexing.encoder import EncoderSettings, EncodeStats, load_tokeniser
 from indexing.encoder import encoder as encoder_module
 from indexing.encoder import tokens as tokens_module
 from indexing.encoder.batching import Batch, plan_batches
@@ -231,9 +234,32 @@ def test_vectors_that_are_not_finite_are_refused(make_model: Make, load: Load, t
         load().encode(["jazz", "news"])
 
 
-def test_indexing_does_not_load_torch_until_an_encoder_is_loaded(tmp_path: Path) -> None:
-    import subprocess
-    import sys
+def test_torch_is_not_loaded_until_an_encoder_is_and_not_to_tokenise(make_model: Make, tmp_path: Path) -> None:
+    make_model()
+    settings = EncoderSettings(model="", device="cpu", max_tokens=9)
+    tokenise = load_tokeniser(tmp_path / "model", settings)
+    (tmp_path / "tokeniser").write_bytes(pickle.dumps(tokenise))
+    code = (
+        "import pickle, sys, indexing.encoder\n"
+        "tokens = pickle.load(open(sys.argv[1], 'rb'))(sys.argv[2:])\n"
+        "print(tokens.to_pylist())\n"
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "tokeniser"), *TEXTS]
+    printed = subprocess.run(command, check=True, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert printed.stdout == f"{tokenise(TEXTS).to_pylist()}\n"
 
-    code = "import sys, indexing.encoder; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+def test_texts_tokenised_elsewhere_have_the_same_vectors(
+    make_model: Make, load: Load, many: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model(prompts={"document": "passage: "})
+    monkeypatch.setattr(tokens_module, "WINDOW", 64)
+    monkeypatch.setattr(encoder_module, "WINDOW", 64)
+    encoder = load(batch_tokens=128)
+    tokens = load_tokeniser(tmp_path / "model", EncoderSettings(model="", device="cpu", max_tokens=64))(many)
+    vectors = encoder.encode_tokens(tokens)
+    stats = encoder.stats
+    np.testing.assert_array_equal(vectors, encoder.encode(many))
+    assert stats == encoder.stats
+    assert encoder.encode_tokens(tokens.slice(0, 0)).shape == (0, 32)

@@ -1,4 +1,4 @@
-"""The encoding actor, called as Ray calls it: what it encodes, and what it writes."""
+"""The three steps of a bucket, called as Ray calls them: what they encode, and what they write."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,16 +12,18 @@ from support.tiny_encoder import DIM, write_tiny_encoder
 
 import jobs.stages.encode
 from indexing.catalogue.text import row_fingerprints
-from indexing.encoder import EncoderSettings, encoder_digest, load_encoder
+from indexing.encoder import EncoderSettings, encoder_digest, load_encoder, load_tokeniser
 from indexing.errors import ConfigError, DataError
 from indexing.key_ranges import id_keys
 from indexing.store import S3Settings, open_store
 from jobs.config.schema import RayConfig
-from jobs.stages.encode import BucketEncoder, EncodeSettings, actor_pool
+from jobs.stages.encode import encoder_pool
+from jobs.stages.encode_bucket import BucketEncoder, EncodedBucket, EncodeSettings, tokenise_bucket, write_vectors
 from jobs.workspace.buckets import NEW, VECTORS, bucket_key, read_bucket_file, write_bucket_file
-from jobs.workspace.vectors import VECTOR, vectors_of
+from jobs.workspace.parquet import parquet_bytes
+from jobs.workspace.vectors import VECTOR, vector_column, vectors_of
 
-Encode = Callable[..., dict[str, int]]
+Encode = Callable[[dict[str, str]], EncodedBucket]
 TEXTS = {f"item-{number}": f"{word} {SYLLABLES[number]}" for number, word in enumerate(SYLLABLES[:20])}
 
 
@@ -43,13 +45,14 @@ def settings(tmp_path: Path, model: Path) -> EncodeSettings:
 
 
 @pytest.fixture
-def encode(settings: EncodeSettings) -> Encode:
+def encode(settings: EncodeSettings, model: Path, monkeypatch: pytest.MonkeyPatch) -> Encode:
     """encode({id: text}) encodes one bucket; its counts."""
+    monkeypatch.setattr("ray.get", lambda value: value)
 
-    def encode_(texts: dict[str, str]) -> dict[str, int]:
+    def encode_(texts: dict[str, str]) -> EncodedBucket:
         write_texts(settings, texts)
-        counts = BucketEncoder(settings).encode_bucket(5)
-        return {name: counts[name] for name in ("num_rows", "num_encoded", "num_truncated")}
+        tokens = tokenise_bucket(settings, load_tokeniser(model, settings.encoder), 5)  # type: ignore[arg-type]
+        return write_vectors(settings, BucketEncoder(settings)(tokens))
 
     return encode_
 
@@ -77,7 +80,8 @@ def read_vectors(settings: EncodeSettings) -> dict[str, np.ndarray]:
 def test_a_bucket_has_the_encoders_own_vectors_as_float16(
     encode: Encode, settings: EncodeSettings, model: Path
 ) -> None:
-    assert encode(TEXTS) == {"num_rows": 20, "num_encoded": 20, "num_truncated": 0}
+    counts = encode(TEXTS)
+    assert (counts.num_rows, counts.num_encoded, counts.num_truncated) == (20, 20, 0)
     found = read_vectors(settings)
     expected = load_encoder(model, settings.encoder).encode(list(TEXTS.values()))
     assert found["item-0"].dtype == np.float16 and len(found["item-0"]) == DIM
@@ -86,7 +90,7 @@ def test_a_bucket_has_the_encoders_own_vectors_as_float16(
 
 
 def test_identical_texts_are_encoded_once(encode: Encode, settings: EncodeSettings) -> None:
-    assert encode({f"item-{number}": "balark cerose" for number in range(9)} | {"other": "momint"})["num_encoded"] == 2
+    assert encode({f"item-{number}": "balark cerose" for number in range(9)} | {"other": "momint"}).num_encoded == 2
     found = read_vectors(settings)
     assert len(found) == 10
     assert all((found["item-0"] == found[f"item-{number}"]).all() for number in range(9))
@@ -102,8 +106,18 @@ def test_the_bytes_of_vectors_follow_from_their_rows(encode: Encode, settings: E
     assert settings.workspace.get(key) == before
 
 
+def test_nothing_of_a_file_shows_that_its_tables_have_travelled(
+    encode: Encode, settings: EncodeSettings, model: Path
+) -> None:
+    encode(TEXTS | {"again": TEXTS["item-3"]})
+    rows = read_bucket_file(settings.workspace, settings.path, NEW, 5)
+    vectors = load_encoder(model, settings.encoder).encode(rows["text"].to_pylist()).astype(np.float16)
+    table = rows.drop_columns(["text"]).append_column(VECTOR, vector_column(vectors))
+    assert settings.workspace.get(bucket_key(settings.path, VECTORS, 5)) == parquet_bytes(table)
+
+
 def test_texts_that_were_cut_are_counted(encode: Encode) -> None:
-    assert encode({"long": "balark " * 100, "short": "balark"})["num_truncated"] == 1
+    assert encode({"long": "balark " * 100, "short": "balark"}).num_truncated == 1
 
 
 def test_a_worker_with_another_model_refuses_to_encode(settings: EncodeSettings) -> None:
@@ -114,23 +128,44 @@ def test_a_worker_with_another_model_refuses_to_encode(settings: EncodeSettings)
 @pytest.mark.parametrize(
     ("cluster", "settings_", "expected"),
     [
-        ({"CPU": 8}, RayConfig(), (8, 1, 0)),
-        ({"CPU": 8}, RayConfig(cpus_per_actor=3), (2, 3, 0)),
-        ({"CPU": 8, "GPU": 2}, RayConfig(cpus_per_actor=2), (2, 2, 1)),
-        ({"CPU": 2, "GPU": 4}, RayConfig(), (2, 1, 1)),
-        ({"CPU": 8, "GPU": 2}, RayConfig(gpus_per_actor=0.5), (4, 1, 0.5)),
-        ({"CPU": 8, "GPU": 2}, RayConfig(gpus_per_actor=0), (8, 1, 0)),
-        ({"CPU": 8}, RayConfig(encode_actors=3), (3, 1, 0)),
+        ({"CPU": 8}, RayConfig(), (8, 8, 1, 0)),
+        ({"CPU": 8}, RayConfig(cpus_per_actor=3), (2, 2, 3, 0)),
+        ({"CPU": 8, "GPU": 2}, RayConfig(cpus_per_actor=2), (2, 2, 2, 1)),
+        ({"CPU": 2, "GPU": 4}, RayConfig(), (2, 2, 1, 1)),
+        ({"CPU": 8, "GPU": 2}, RayConfig(gpus_per_actor=0.5), (4, 4, 1, 0.5)),
+        ({"CPU": 8, "GPU": 2}, RayConfig(gpus_per_actor=0), (8, 8, 1, 0)),
+        ({"CPU": 8}, RayConfig(encode_actors=3), (3, 3, 1, 0)),
+        ({"CPU": 8}, RayConfig(encode_actors=30, min_encode_actors=2), (2, 30, 1, 0)),
+        ({"CPU": 8}, RayConfig(min_encode_actors=2), (2, 8, 1, 0)),
     ],
 )
 def test_as_many_encoders_as_the_cluster_can_hold(
     monkeypatch: pytest.MonkeyPatch,
     cluster: dict[str, float],
     settings_: RayConfig,
-    expected: tuple[int, int, float],
+    expected: tuple[int, int, int, float],
 ) -> None:
     monkeypatch.setattr(jobs.stages.encode, "cluster_resources", lambda: cluster)
-    assert actor_pool(settings_) == expected
+    pool = encoder_pool(settings_)
+    assert (pool.min_actors, pool.max_actors, pool.num_cpus, pool.num_gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("cluster", "settings_", "expected"),
+    [
+        ({"CPU": 8, "GPU": 2}, RayConfig(), (1, None)),
+        ({"CPU": 8}, RayConfig(encode_actors=3), (1, None)),
+        ({"CPU": 8}, RayConfig(), (0, 2)),
+        ({"CPU": 8, "GPU": 2}, RayConfig(cpus_per_actor=4), (0, 8)),
+        ({}, RayConfig(address="auto", encode_actors=4, gpus_per_actor=1), (0, 4)),
+    ],
+)
+def test_tasks_never_wait_for_a_cpu_that_an_encoder_holds(
+    monkeypatch: pytest.MonkeyPatch, cluster: dict[str, float], settings_: RayConfig, expected: tuple[int, int | None]
+) -> None:
+    monkeypatch.setattr(jobs.stages.encode, "cluster_resources", lambda: cluster)
+    pool = encoder_pool(settings_)
+    assert (pool.task_cpus, pool.max_tasks) == expected
 
 
 @pytest.mark.parametrize("settings_", [RayConfig(cpus_per_actor=3), RayConfig(gpus_per_actor=1)])
@@ -140,9 +175,9 @@ def test_an_encoder_that_this_machine_can_never_hold_is_refused_and_not_waited_f
     monkeypatch.setattr(jobs.stages.encode, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ConfigError, match=r"an encoder needs \d CPUs and \d GPUs .*, this machine has 2 and 0"):
-        actor_pool(settings_)
+        encoder_pool(settings_)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")  # a cluster may yet grow
-    assert actor_pool(settings_)[0] == 1
+    assert encoder_pool(settings_).max_actors == 1
 
 
 def test_vectors_are_unit_norm(encode: Encode, settings: EncodeSettings) -> None:

@@ -12,10 +12,9 @@ from ray.remote_function import RemoteFunction
 
 from cluster.fanout import raise_failures
 from cluster.shuffle import BUCKET
-from jobs.stages.encode import BucketEncoder, EncodeSettings
 
 MODULES = (
-    *("jobs.stages.build", "jobs.stages.publish", "jobs.plan", "jobs.inputs.items"),
+    *("jobs.stages.encode", "jobs.stages.build", "jobs.stages.publish", "jobs.plan", "jobs.inputs.items"),
     *("jobs.quality.inspect", "jobs.quality.shard_search", "jobs.quality.full_search", "jobs.quality.drift"),
 )
 
@@ -56,9 +55,18 @@ def shuffle(
         raise_failures([error], what=what, num_tasks=len(items))
 
 
-def run_actors(settings: EncodeSettings, buckets: Sequence[int], *_: Any) -> Iterator[dict[str, int]]:
-    encoder = BucketEncoder(settings)
-    return (encoder.encode_bucket(number) for number in buckets)
+def through_actors(
+    items: Sequence[Any],
+    before: Callable[[Any], pa.Table],
+    actor: Callable[..., Callable[[pa.Table], pa.Table]],
+    arguments: tuple[Any, ...],
+    after: Callable[[pa.Table], Any],
+    pool: Any,
+    *,
+    what: str,
+) -> Iterator[Any]:
+    encode = actor(*arguments)
+    return (after(encode(before(item))) for item in items)
 
 
 def run_inline(patch: pytest.MonkeyPatch) -> None:
@@ -68,7 +76,7 @@ def run_inline(patch: pytest.MonkeyPatch) -> None:
         for attribute, value in list(vars(module).items()):
             if isinstance(value, RemoteFunction):
                 patch.setattr(module, attribute, InlineTask(value._function))
-        patch.setattr(module, "fan_out", fan_out)
+        patch.setattr(module, "fan_out", fan_out, raising=False)
     patch.setattr("ray.put", lambda value: value)
     patch.setattr("ray.get", lambda value: value)
     for session in ("jobs.nightly.ray_session", "jobs.plan.ray_session"):
@@ -77,6 +85,6 @@ def run_inline(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("jobs.inputs.shared.cpu_nodes", list)
     patch.setattr("jobs.stages.build.cores_of_nodes", lambda: [1])
     patch.setattr("jobs.stages.prepare.shuffle", shuffle)
-    patch.setattr("jobs.stages.encode.actor_pool", lambda settings: (1, 1, 0.0))
-    patch.setattr("jobs.stages.encode.run_actors", run_actors)
+    patch.setattr("jobs.stages.encode.cluster_resources", lambda: {"CPU": 1.0})
+    patch.setattr("jobs.stages.encode.through_actors", through_actors)
     patch.setattr("jobs.quality.inspect.check_loads", lambda *_: None)

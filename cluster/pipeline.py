@@ -1,0 +1,77 @@
+"""Items through tasks, a pool of actors, and tasks again: a streaming pipeline of Ray Data, with its back-pressure."""
+
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import ray
+
+from cluster.resources import MALLOC
+from cluster.streaming import quiet_context, rows_of
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+RESTARTS = 8
+"""Of one actor. Ray Data's default is unlimited: one that is killed again and again would hang the night."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What the actors of a pipeline get, and the tasks before and after them."""
+
+    min_actors: int
+    max_actors: int
+    num_cpus: int
+    """Of each actor."""
+    num_gpus: float
+    task_cpus: int
+    """Of each task. Where the actors hold all CPUs it is none: a task that asked for one would wait forever."""
+    max_tasks: int | None
+    """Tasks of a kind that run at a time; None is as many as there are CPUs for."""
+
+
+def through_actors(
+    items: Sequence[Item],
+    before: Callable[[Item], pa.Table],
+    actor: Callable[..., Callable[[pa.Table], pa.Table]],
+    arguments: tuple[Any, ...],
+    after: Callable[[pa.Table], Result],
+    pool: Pool,
+    *,
+    what: str,
+) -> Iterator[Result]:
+    """`after` of each item, as the tasks finish.
+
+    `before` makes an item a table of one row, which is one block from there on. The class `actor`, which is
+    constructed with `arguments`, turns it into another such table. What was lost with an actor or a node is done again.
+    Raises what they raise, and ClusterUnavailable where Ray lost them again and again.
+    """
+
+    def before_actor(batch: pa.Table) -> pa.Table:
+        return before(items[batch["item"][0].as_py()])
+
+    def after_actor(row: pa.Table) -> pa.Table:
+        return pa.table({"result": pa.array([pickle.dumps(after(row))], pa.binary())})
+
+    most = min(pool.max_actors, len(items))
+    arrow: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": 1, "zero_copy_batch": True}
+    tasks = arrow | {"compute": ray.data.TaskPoolStrategy(size=pool.max_tasks), "num_cpus": pool.task_cpus}
+    with quiet_context():
+        # From items, not `range`: its read tasks would wait forever for the CPUs that the actors hold.
+        numbers = ray.data.from_items(list(range(len(items))), override_num_blocks=len(items))
+        made = numbers.map_batches(before_actor, **tasks).map_batches(
+            actor,
+            fn_constructor_args=arguments,
+            compute=ray.data.ActorPoolStrategy(min_size=min(pool.min_actors, most), max_size=most),
+            num_cpus=pool.num_cpus,
+            num_gpus=pool.num_gpus,
+            max_restarts=RESTARTS,
+            max_task_retries=RESTARTS,
+            runtime_env={"env_vars": MALLOC},
+            **arrow,
+        )
+        results = made.map_batches(after_actor, **tasks)
+        for row in rows_of(results, what=what, num_tasks=len(items)):
+            yield pickle.loads(row["result"])
