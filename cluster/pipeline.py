@@ -13,8 +13,8 @@ from cluster.streaming import quiet_context, rows_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-RESTARTS = 8
-"""Of one actor. Ray Data's default is unlimited: one that is killed again and again would hang the night."""
+RETRIES = 8
+"""Of a task, and of an actor. Ray Data's default is unlimited: what is killed again and again would hang the night."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def through_actors(
 
     most = min(pool.max_actors, len(items))
     arrow: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": 1, "zero_copy_batch": True}
-    tasks = arrow | {"compute": ray.data.TaskPoolStrategy(size=pool.max_tasks), "num_cpus": pool.task_cpus}
+    strategy = ray.data.TaskPoolStrategy(size=pool.max_tasks)
+    tasks = arrow | {"compute": strategy, "num_cpus": pool.task_cpus, "max_retries": RETRIES}
     with quiet_context():
         # From items, not `range`: its read tasks would wait forever for the CPUs that the actors hold.
         numbers = ray.data.from_items(list(range(len(items))), override_num_blocks=len(items))
@@ -67,8 +68,8 @@ def through_actors(
             compute=ray.data.ActorPoolStrategy(min_size=min(pool.min_actors, most), max_size=most),
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus,
-            max_restarts=RESTARTS,
-            max_task_retries=RESTARTS,
+            max_restarts=RETRIES,
+            max_task_retries=RETRIES,
             runtime_env={"env_vars": MALLOC},
             **arrow,
         )
