@@ -67,6 +67,7 @@ def check_that_the_run_ends(world: World, nights: Nights, ray: SharedRay, name: 
         pytest.param("vectors", "MapBatches(read_item)", marks=pytest.mark.faults),
         pytest.param("vectors", "inspect_shard", marks=pytest.mark.faults),
         pytest.param("vectors", "search_shard", marks=pytest.mark.faults),
+        pytest.param("encoder", "MapBatches(before_actor)", marks=pytest.mark.faults),
         pytest.param("encoder", "BucketEncoder", marks=pytest.mark.faults),
     ],
 )
