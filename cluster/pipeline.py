@@ -30,6 +30,9 @@ class Pool:
     """Of each task. Where the actors hold all CPUs it is none: a task that asked for one would wait forever."""
     max_tasks: int | None
     """Tasks of a kind that run at a time; None is as many as there are CPUs for."""
+    actor_bytes: int | None = None
+    """Memory that Ray sets aside for an actor; None: it counts CPUs and GPUs alone."""
+    task_bytes: int | None = None
 
 
 def through_actors(
@@ -58,7 +61,8 @@ def through_actors(
     most = min(pool.max_actors, len(items))
     arrow: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": 1, "zero_copy_batch": True}
     strategy = ray.data.TaskPoolStrategy(size=pool.max_tasks)
-    tasks = arrow | {"compute": strategy, "num_cpus": pool.task_cpus, "max_retries": RETRIES}
+    needs = {"num_cpus": pool.task_cpus, "memory": pool.task_bytes}
+    tasks = arrow | needs | {"compute": strategy, "max_retries": RETRIES}
     with quiet_context():
         # From items, not `range`: its read tasks would wait forever for the CPUs that the actors hold.
         numbers = ray.data.from_items(list(range(len(items))), override_num_blocks=len(items))
@@ -68,6 +72,7 @@ def through_actors(
             compute=ray.data.ActorPoolStrategy(min_size=min(pool.min_actors, most), max_size=most),
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus,
+            memory=pool.actor_bytes,
             max_restarts=RETRIES,
             max_task_retries=RETRIES,
             runtime_env={"env_vars": MALLOC},

@@ -134,3 +134,9 @@ def cluster_resources() -> dict[str, float]:
     """CPUs and GPUs of the connected cluster."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return {name: resources[name] for name in ("CPU", "GPU") if resources.get(name)}
+
+
+def cluster_memory() -> int:
+    """The bytes that tasks and actors of the connected cluster can reserve."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(resources.get("memory", 0))

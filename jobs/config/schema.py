@@ -224,6 +224,9 @@ class RayConfig:
     gpus_per_actor: Annotated[Number, Ge(0)] | None = None
     """GPUs of one encoder; null: 1 where the cluster has GPUs, else 0."""
 
+    reserve_memory: bool = False
+    """Whether encoders and the tasks around them reserve the memory that they need, so that no node is overfilled."""
+
     @model_validator(mode="after")
     def _no_fewer_than_to_begin_with(self) -> Self:
         if self.encode_actors and self.min_encode_actors and self.min_encode_actors > self.encode_actors:

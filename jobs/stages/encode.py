@@ -6,10 +6,11 @@ their vectors is written whole or not at all, and never again: finished buckets 
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from cluster.pipeline import Pool, through_actors
-from cluster.session import cluster_resources, is_local
+from cluster.session import cluster_memory, cluster_resources, is_local
 from indexing.errors import ConfigError
 from indexing.store import Store
 from jobs.config.schema import RayConfig
@@ -29,6 +30,21 @@ from jobs.workspace.buckets import VECTORS, bucket_key
 from jobs.workspace.records import Encoded, Prepared
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Memory to reserve, in bytes; 0 reserves none."""
+
+    encoder_bytes: int
+    task_bytes: int
+
+
+NOTHING = Needs(0, 0)
+ENCODER_BYTES, TASK_BYTES = 900_000_000, 350_000_000
+"""Of the processes: their libraries, and what a batch takes. One with all-MiniLM-L6-v2 was measured at 1.1 GB."""
+MAX_DIM = 1_024
+"""Taken for the dimension where the configuration does not say it; few models have more."""
 
 
 def encode(run: Run, inputs: Inputs, prepared: Prepared) -> Encoded:
@@ -52,7 +68,8 @@ def encoded_artifact(workspace: Store, prepared_path: str) -> Artifact[Encoded]:
 
 
 def encode_texts(run: Run, encoder: EncoderInput, prepared: Prepared, path: str) -> Encoded:
-    pool = encoder_pool(run.config.ray)
+    needs = memory_needed(encoder, prepared) if run.config.ray.reserve_memory else NOTHING
+    pool = encoder_pool(run.config.ray, needs)
     settings = EncodeSettings(
         workspace=run.workspace,
         path=prepared.path,
@@ -80,7 +97,15 @@ def encode_buckets(settings: EncodeSettings, numbers: Sequence[int], pool: Pool)
     yield from through_actors(numbers, before, BucketEncoder, (settings,), after, pool, what="encode")
 
 
-def encoder_pool(settings: RayConfig) -> Pool:
+def memory_needed(encoder: EncoderInput, prepared: Prepared) -> Needs:
+    """For buckets half as large again as the average one."""
+    rows = 3 * prepared.num_new // (2 * max(1, len(prepared.new_buckets)))
+    num_numbers = rows * ((encoder.settings.dim or MAX_DIM) + encoder.settings.max_tokens)
+    model_bytes = sum(file.blob.size_bytes for file in encoder.files)
+    return Needs(ENCODER_BYTES + 2 * model_bytes + 8 * num_numbers, TASK_BYTES + 8 * num_numbers)
+
+
+def encoder_pool(settings: RayConfig, needs: Needs = NOTHING) -> Pool:
     """The encoders that the connected cluster can hold at once, or as many as the configuration says.
 
     Raises ConfigError where this machine can never hold one; a cluster may yet grow, so there it is only logged.
@@ -90,9 +115,14 @@ def encoder_pool(settings: RayConfig) -> Pool:
     cpus = settings.cpus_per_actor
     gpus = settings.gpus_per_actor if settings.gpus_per_actor is not None else float(min(1, num_gpus))
     fit = int(min(num_cpus // cpus, num_gpus // gpus) if gpus else num_cpus // cpus)
-    if not fit:
-        text = f"an encoder needs {cpus} CPUs and {gpus:g} GPUs (ray.cpus_per_actor, gpus_per_actor)"
-        found = f"{num_cpus:g} and {num_gpus:g}"
+    text = f"an encoder needs {cpus} CPUs and {gpus:g} GPUs (ray.cpus_per_actor, gpus_per_actor)"
+    found = f"{num_cpus:g} and {num_gpus:g}"
+    if needs.encoder_bytes:
+        memory = cluster_memory()
+        fit = min(fit, (memory - needs.task_bytes) // needs.encoder_bytes)
+        text += f", and it and a task {(needs.encoder_bytes + needs.task_bytes) / 1e9:.1f} GB (ray.reserve_memory)"
+        found += f", and {memory / 1e9:.1f} GB for them"
+    if fit < 1:
         if is_local(settings.address):
             raise ConfigError(f"{text}, this machine has {found}")
         logger.warning("encode: %s, the cluster has %s: waiting until it has grown", text, found)
@@ -107,6 +137,8 @@ def encoder_pool(settings: RayConfig) -> Pool:
         num_gpus=gpus,
         task_cpus=1 if leaves_cpus else 0,
         max_tasks=None if leaves_cpus else beside,
+        actor_bytes=needs.encoder_bytes or None,
+        task_bytes=needs.task_bytes or None,
     )
 
 

@@ -17,10 +17,12 @@ from indexing.errors import ConfigError, DataError
 from indexing.key_ranges import id_keys
 from indexing.store import S3Settings, open_store
 from jobs.config.schema import RayConfig
-from jobs.stages.encode import encoder_pool
+from jobs.inputs.encoder import EncoderInput
+from jobs.stages.encode import encoder_pool, memory_needed
 from jobs.stages.encode_bucket import BucketEncoder, EncodedBucket, EncodeSettings, tokenise_bucket, write_vectors
 from jobs.workspace.buckets import NEW, VECTORS, bucket_key, read_bucket_file, write_bucket_file
 from jobs.workspace.parquet import parquet_bytes
+from jobs.workspace.records import Prepared
 from jobs.workspace.vectors import VECTOR, vector_column, vectors_of
 
 Encode = Callable[[dict[str, str]], EncodedBucket]
@@ -41,6 +43,23 @@ def settings(tmp_path: Path, model: Path) -> EncodeSettings:
         encoder_digest=encoder_digest(model),
         s3=S3Settings(),
         num_threads=1,
+    )
+
+
+@pytest.fixture
+def prepared() -> Prepared:
+    """Two new buckets."""
+    return Prepared(
+        path="items/x",
+        catalogue_fingerprint="",
+        num_buckets=8,
+        buckets=(0, 1),
+        new_buckets=(0, 1),
+        num_new=0,
+        num_rows=0,
+        num_items={},
+        quarantined={},
+        peak_memory_bytes=0,
     )
 
 
@@ -166,6 +185,22 @@ def test_tasks_never_wait_for_a_cpu_that_an_encoder_holds(
     monkeypatch.setattr(jobs.stages.encode, "cluster_resources", lambda: cluster)
     pool = encoder_pool(settings_)
     assert (pool.task_cpus, pool.max_tasks) == expected
+
+
+def test_encoders_that_reserve_memory_are_no_more_than_it_holds(
+    monkeypatch: pytest.MonkeyPatch, prepared: Prepared, model: Path
+) -> None:
+    monkeypatch.setattr(jobs.stages.encode, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(jobs.stages.encode, "cluster_memory", lambda: 8_000_000_000)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    encoder = EncoderInput(model, (), "", "", EncoderSettings(model=str(model), dim=1_000, max_tokens=24))
+    few, many = (memory_needed(encoder, replace(prepared, num_new=num)) for num in (10_000, 500_000))
+    pool = encoder_pool(RayConfig(), few)
+    assert (pool.max_actors, pool.actor_bytes, pool.task_bytes) == (7, few.encoder_bytes, few.task_bytes)
+    assert encoder_pool(RayConfig(), many).max_actors == 1
+    assert encoder_pool(RayConfig()).actor_bytes is None
+    with pytest.raises(ConfigError, match=r"and it and a task 1\d\.\d GB .*, this machine has 8 and 0, and 8\.0 GB"):
+        encoder_pool(RayConfig(), memory_needed(encoder, replace(prepared, num_new=1_000_000)))
 
 
 @pytest.mark.parametrize("settings_", [RayConfig(cpus_per_actor=3), RayConfig(gpus_per_actor=1)])
