@@ -25,7 +25,7 @@ from support.tiny_encoder import write_tiny_encoder
 
 from indexing import open_release
 from indexing.catalogue.contract import conform_schema, conform_table, split_rows
-from indexing.encoder import load_encoder
+from indexing.encoder import load_encoder, load_tokeniser
 from indexing.errors import ConfigError, DataError
 from jobs.__main__ import main
 from jobs.cli.output import one_line
@@ -49,8 +49,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     run_inline(monkeypatch)
-    for module in ("jobs.stages.encode", "jobs.inputs.encoder"):
+    for module in ("jobs.stages.encode_bucket", "jobs.inputs.encoder"):
         monkeypatch.setattr(f"{module}.load_encoder", cache(load_encoder))
+    monkeypatch.setattr("jobs.stages.encode_bucket.load_tokeniser", cache(load_tokeniser))
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
