@@ -6,6 +6,13 @@ import torch
 
 from indexing.errors import ConfigError
 
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",  # torch.AcceleratorError, which stands for other errors of a device, too
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # cuBLAS found no memory for its handle
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
@@ -22,21 +29,32 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """auto is bfloat16 only where the hardware supports it: emulated, it is slower than float32."""
+    """auto is bfloat16 only where the hardware supports it, since emulated it is slower than float32; float16 on GPUs
+    with tensor cores for that alone (V100, T4).
+    """
     if name != "auto":
         return torch.bfloat16 if name == "bfloat16" else torch.float32
-    on_cuda = device.type == "cuda"
-    fast = torch.cuda.get_device_capability(device)[0] >= 8 if on_cuda else bool(CPU_FLAGS & cpu_flags())
-    return torch.bfloat16 if fast else torch.float32
+    if device.type == "cuda":
+        generation = torch.cuda.get_device_capability(device)[0]
+        return torch.bfloat16 if generation >= 8 else torch.float16 if generation == 7 else torch.float32
+    return torch.bfloat16 if CPU_FLAGS & cpu_flags() else torch.float32
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """torch has a class for its own allocator alone; the CPU's, CUDA and cuBLAS say it in a message."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 def dtype_here(name: str, device: str) -> str | None:
-    """What `pick_dtype` returns on this machine: float32 or bfloat16; None where it has no such device."""
+    """What `pick_dtype` returns on this machine: float32 or bfloat16; None where it has no such device.
+
+    float16 counts as float32, whose vectors are nearest: other machines are to encode queries for them.
+    """
     is_here = not device.startswith("cuda") or int(device[5:] or 0) < torch.cuda.device_count()
     if name == "auto" and not is_here:
         return None
     dtype = pick_dtype(name, pick_device(device if is_here else "cpu"))
-    return str(dtype).removeprefix("torch.")
+    return str(torch.float32 if dtype == torch.float16 else dtype).removeprefix("torch.")
 
 
 def cpu_flags() -> set[str]:

@@ -7,6 +7,7 @@ vector would depend on the number of threads. On CUDA one worker launches kernel
 """
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,8 +19,11 @@ import pyarrow as pa
 import torch
 
 from indexing.encoder.backbone import Backbone
-from indexing.encoder.batching import Batch, batches
+from indexing.encoder.batching import Batch, PackedBatch, batches, packed_batches
+from indexing.encoder.copy_back import CopyBack, Part
+from indexing.encoder.device import is_out_of_memory
 from indexing.encoder.head import Head
+from indexing.encoder.packed import PackedForward
 from indexing.encoder.settings import EncodeStats
 from indexing.encoder.tokens import WINDOW, Tokens
 from indexing.errors import ConfigError, DataError, first_line
@@ -27,13 +31,9 @@ from indexing.vectors import NORM_TOLERANCE
 
 log = logging.getLogger(__name__)
 
-# Rows of results left on a GPU until they are copied back together: no synchronisation per batch.
-ROWS_ON_DEVICE = 16_384
 QUEUED_BATCHES = {"cpu": 4, "cuda": 64}
 
 Kind = Literal["document", "query"]
-Part = tuple[np.ndarray, torch.Tensor]
-"""Rows (positions in the caller's list) and their vectors, float32 on the device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,8 @@ class Tower:
     head: Head
     include_prompt: bool
     """False: the prompt's tokens are left out of the pooling."""
+    packed: PackedForward | None = None
+    """On GPUs takes the place of backbone and head, where there is one."""
 
 
 class Encoder:
@@ -59,6 +61,7 @@ class Encoder:
         self.device, self.dtype = str(backbone.device), str(backbone.dtype).removeprefix("torch.")
         self.prompts, self.num_threads = prompts, num_threads
         self.stats = EncodeStats()
+        self._most_tokens = sys.maxsize
         self._device_type = backbone.device.type
         self._on_cpu = self._device_type == "cpu"
         self._num_skipped = {
@@ -78,36 +81,38 @@ class Encoder:
         hold even a single text, DataError when the model gives vectors that are not finite.
         """
         windows = self.towers[kind].tokens.windows(texts, self.prompts[kind])
-        return self._encode(windows, len(texts), kind, on_batch)
+        return self._encode(windows, np.zeros((len(texts), self.dim), np.float32), kind, on_batch)
 
     def encode_tokens(self, tokens: pa.Table) -> np.ndarray:
-        """The same of documents that `load_tokeniser` has made TOKENISED, in the order of their texts."""
+        """The same as float16, of documents that `load_tokeniser` has made TOKENISED, in the order of their texts."""
         windows = (tokens.slice(start, WINDOW) for start in range(0, len(tokens), WINDOW))
-        return self._encode(windows, len(tokens), "document", None)
+        return self._encode(windows, np.zeros((len(tokens), self.dim), np.float16), "document", None)
 
     def _encode(
-        self, windows: Iterable[pa.Table], num_texts: int, kind: Kind, on_batch: Callable[[int], None] | None
+        self, windows: Iterable[pa.Table], vectors: np.ndarray, kind: Kind, on_batch: Callable[[int], None] | None
     ) -> np.ndarray:
+        """Fills `vectors`, (num_texts, dim), and returns them."""
         tower = self.towers[kind]
-        todo = batches(windows, tower.tokens.pad_id, self.batch_tokens, pin=not self._on_cpu)
-        vectors = np.zeros((num_texts, self.dim), np.float32)
         num_tokens = num_truncated = num_splits = 0
-        waiting: list[Part] = []
-        for batch, parts in self._run_all(todo, tower, self._num_skipped[kind]):
+        back = CopyBack(vectors)
+        for batch, parts in self._run_all(self._batches(windows, tower), tower, self._num_skipped[kind]):
             num_tokens += int(batch.lengths.sum())
             num_truncated += batch.num_truncated
             num_splits += len(parts) - 1
-            waiting += parts
-            if self._on_cpu or sum(len(rows) for rows, _ in waiting) >= ROWS_ON_DEVICE:
-                _copy_back(waiting, vectors)
+            back.add(parts)
             if on_batch is not None:
                 on_batch(len(batch.rows))
-        _copy_back(waiting, vectors)
+        back.finish()
         _check_norms(vectors)
         self.stats = EncodeStats(
-            num_texts=num_texts, num_tokens=num_tokens, num_truncated=num_truncated, num_oom_splits=num_splits
+            num_texts=len(vectors), num_tokens=num_tokens, num_truncated=num_truncated, num_oom_splits=num_splits
         )
         return vectors
+
+    def _batches(self, windows: Iterable[pa.Table], tower: Tower) -> Iterable[Batch]:
+        if tower.packed is not None:
+            return packed_batches(windows, tower.packed.sizes)
+        return batches(windows, tower.tokens.pad_id, self.batch_tokens, pin=not self._on_cpu)
 
     def _run_all(self, batches: Iterable[Batch], tower: Tower, num_skipped: int) -> Iterable[tuple[Batch, list[Part]]]:
         """Run batches on the workers, a bounded number ahead; yields in order."""
@@ -135,11 +140,14 @@ class Encoder:
         todo = [batch]
         while todo:
             part = todo.pop()
+            if part.num_tokens > self._most_tokens and len(part.rows) > 1:
+                todo += reversed(part.halves())
+                continue
             try:
                 parts.append((part.rows, _forward(part, tower, num_skipped)))
                 continue
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if len(part.rows) == 1:
                     size = f"a single text of {int(part.lengths[0])} tokens"
@@ -147,7 +155,8 @@ class Encoder:
                         f"expected memory for {size} on {self.device}, got: {first_line(error)}"
                     ) from error
             # Outside the except block, where the error's traceback no longer references the tensors.
-            log.warning("out of memory on %s: splitting a batch of %d texts", self.device, len(part.rows))
+            self._most_tokens = min(self._most_tokens, part.num_tokens // 2)  # so that the next ones are not tried
+            log.warning("out of memory on %s: batches are split to %d tokens", self.device, self._most_tokens)
             if not self._on_cpu:
                 torch.cuda.empty_cache()
             todo += reversed(part.halves())
@@ -157,27 +166,17 @@ class Encoder:
 @torch.inference_mode()
 def _forward(batch: Batch, tower: Tower, num_skipped: int) -> torch.Tensor:
     """float32 (num_rows, dim), unit norm, on the device."""
+    if tower.packed is not None:
+        assert isinstance(batch, PackedBatch)
+        return tower.packed(batch, num_skipped)
     hidden = tower.backbone(batch.input_ids, batch.lengths)
     lengths = batch.lengths.to(hidden.device, non_blocking=True)
     vectors: torch.Tensor = tower.head(hidden, lengths, num_skipped)
     return vectors
 
 
-def _copy_back(waiting: list[Part], vectors: np.ndarray) -> None:
-    """One copy to the host for all waiting results."""
-    if waiting:
-        rows = np.concatenate([rows for rows, _ in waiting])
-        vectors[rows] = torch.cat([part for _, part in waiting]).cpu().numpy()
-        waiting.clear()
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """torch has a class for accelerators only; the CPU allocator raises a bare RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def _check_norms(vectors: np.ndarray) -> None:
-    norms = np.linalg.norm(vectors, axis=1)
+    norms = np.linalg.norm(vectors.astype(np.float32, copy=False), axis=1)
     wrong = np.flatnonzero(~(np.abs(norms - 1) < NORM_TOLERANCE))
     if len(wrong):
         raise DataError(

@@ -46,6 +46,18 @@ class Head(nn.Module):
             vectors = step(vectors)
         return nn.functional.normalize(vectors[:, : self.dim], dim=-1)
 
+    def packed(
+        self, hidden_NH: torch.Tensor, columns_N: torch.Tensor, first_N: torch.Tensor, offsets: torch.Tensor
+    ) -> torch.Tensor:
+        """The same of texts one after another: offsets is int32 (B + 1,), columns_N counts from 0 in each text, and
+        tokens before the column first_N are left out. Each text is summed in order, so the bits do not vary.
+        """
+        parts = [_pool_packed(mode, hidden_NH.float(), columns_N, first_N, offsets.long()) for mode in self.pooling]
+        vectors = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        for step in self.steps:
+            vectors = step(vectors)
+        return nn.functional.normalize(vectors[:, : self.dim], dim=-1)
+
     def pool(self, hidden_BTH: torch.Tensor, lengths_B: torch.Tensor, num_prompt_tokens: int) -> torch.Tensor:
         """float32 (B, H), or as many times H as there are pooling modes."""
         # A text cut down to its prompt, or to less, is pooled over all its tokens rather than over none.
@@ -69,6 +81,26 @@ def _pool(mode: str, hidden_BTH: torch.Tensor, first_B: torch.Tensor, lengths_B:
     total_BH = (hidden_BTH * inside_BT[:, :, None]).sum(1, dtype=torch.float32)
     counts_B = lengths_B - first_B
     return total_BH / (counts_B.sqrt() if mode == "mean_sqrt_len_tokens" else counts_B)[:, None]
+
+
+def _pool_packed(
+    mode: str, hidden_NH: torch.Tensor, columns_N: torch.Tensor, first_N: torch.Tensor, offsets: torch.Tensor
+) -> torch.Tensor:
+    """float32 (B, H); undefined for a text without tokens."""
+    if mode in ("cls", "lasttoken"):
+        last_B = (offsets[1:] - 1).clamp_min(0)
+        token_B = last_B - columns_N[last_B] + first_N[last_B] if mode == "cls" else last_B
+        return hidden_NH[token_B]
+    inside_N1 = (columns_N >= first_N)[:, None]
+
+    def segments(rows: torch.Tensor, reduce: str) -> torch.Tensor:
+        return torch.segment_reduce(rows, reduce, offsets=offsets, axis=0, unsafe=True)  # unsafe: without waiting
+
+    if mode == "max":
+        return segments(hidden_NH.masked_fill(~inside_N1, -torch.inf), "max")
+    weights_N1 = inside_N1 * (columns_N[:, None] + 1.0 if mode == "weightedmean" else 1.0)
+    total_BH, counts_B1 = segments(hidden_NH * weights_N1, "sum"), segments(weights_N1, "sum")
+    return total_BH / (counts_B1.sqrt() if mode == "mean_sqrt_len_tokens" else counts_B1)
 
 
 class _Normalize(nn.Module):

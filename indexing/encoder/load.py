@@ -21,10 +21,11 @@ from indexing.encoder.device import default_batch_tokens, pick_device, pick_dtyp
 from indexing.encoder.encoder import Encoder, Tower
 from indexing.encoder.head import Head
 from indexing.encoder.layout import Layout, read_layout
+from indexing.encoder.packed import SIZES, PackedForward, has_varlen
 from indexing.encoder.probe import check_tokenizer, check_vocabulary, measure
 from indexing.encoder.settings import EncoderSettings
 from indexing.encoder.tokens import Tokens
-from indexing.encoder.unpadded import PackedBert, can_pack
+from indexing.encoder.unpadded import PackedBert, can_pack, linear_for
 from indexing.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
@@ -69,11 +70,10 @@ def load(path: Path, settings: EncoderSettings, *, num_threads: int | None) -> E
         torch.set_num_threads(num_threads)
     layout, device = read_layout(path), pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
-    batch_tokens = settings.batch_tokens or default_batch_tokens(device)
-    document = _make_tower(load_parts(layout, settings, dtype, device), batch_tokens)
+    document = _make_tower(load_parts(layout, settings, dtype, device), settings.batch_tokens)
     query = document
     if layout.query is not None:
-        query = _make_tower(load_parts(layout.query, settings, dtype, device), batch_tokens)
+        query = _make_tower(load_parts(layout.query, settings, dtype, device), settings.batch_tokens)
         if query.head.dim != document.head.dim:
             raise ConfigError(
                 f"expected towers of one dim in {path}, got {query.head.dim} for queries, {document.head.dim} for items"
@@ -82,7 +82,7 @@ def load(path: Path, settings: EncoderSettings, *, num_threads: int | None) -> E
         query=query,
         document=document,
         prompts=layout.prompts,
-        batch_tokens=batch_tokens,
+        batch_tokens=settings.batch_tokens or default_batch_tokens(device),
         num_threads=torch.get_num_threads(),
     )
 
@@ -94,12 +94,33 @@ def load_tokeniser(path: Path, settings: EncoderSettings) -> Callable[[Sequence[
     return partial(tokens.tokenise, prompt=layout.prompts["document"])
 
 
-def _make_tower(parts: Parts, batch_tokens: int) -> Tower:
+def _make_tower(parts: Parts, batch_tokens: int | None) -> Tower:
+    """batch_tokens: None is what suits the device."""
+    device, packs = parts.model.device, can_pack(parts.model)
+    if packs and device.type == "cuda":
+        return packed_tower(parts, SIZES if batch_tokens is None else (batch_tokens,))
+    most = batch_tokens or default_batch_tokens(device)
     return Tower(
-        backbone=PackedBert(parts.model, batch_tokens) if can_pack(parts.model) else PaddedBackbone(parts.model),
+        backbone=PackedBert(parts.model, linear_for(device, most)) if packs else PaddedBackbone(parts.model),
         head=parts.head,
         tokens=parts.tokens,
         include_prompt=parts.layout.include_prompt,
+    )
+
+
+def packed_tower(parts: Parts, sizes: Sequence[int]) -> Tower:
+    """For GPUs, with as many of the sizes of batches as there is memory for."""
+    device = parts.model.device
+    bert = PackedBert(parts.model, linear_for(device, max(sizes)))
+    fixed = has_varlen(device, parts.model.dtype)
+    packed = PackedForward(bert, parts.head, parts.tokens.max_tokens, sizes, fixed=fixed)
+    packed.probe()
+    return Tower(
+        backbone=bert,
+        head=parts.head,
+        tokens=parts.tokens,
+        include_prompt=parts.layout.include_prompt,
+        packed=packed,
     )
 
 

@@ -1,14 +1,15 @@
-"""BERT and RoBERTa on an x86 CPU without padding: tokens of a batch concatenated, attention per group of equal length.
+"""BERT and RoBERTa without padding: tokens of a batch concatenated. `packed.py` runs it on GPUs.
 
-Linear layers run as oneDNN primitives on weights laid out once, GELU and residuals fused into them (the operators that
-torch.compile uses, without its compiler). Measured on one thread of a Zen 4 CPU in bfloat16, with catalogue texts:
-7,359 tokens/s against 6,085 of transformers' own forward pass on the same batches; a tenth more since the softmax is
-divided last.
+On an x86 CPU attention is per group of equal length, and linear layers run as oneDNN primitives on weights laid out
+once, GELU and residuals fused into them (the operators that torch.compile uses, without its compiler). Measured on one
+thread of a Zen 4 CPU in bfloat16, with catalogue texts: 7,359 tokens/s against 6,085 of transformers' own forward pass
+on the same batches; a tenth more since the softmax is divided last.
 
 Shape letters: N tokens of all texts, B texts of one length, T tokens of a text, H hidden size, A heads, D head size.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -22,7 +23,19 @@ LONGEST_PLAIN = {torch.bfloat16: 256, torch.float32: 32}
 SAFE_SCORE = 60.0
 
 
-class Linear(NamedTuple):
+Attend = Callable[[torch.Tensor], torch.Tensor]
+"""Queries, keys and values of all tokens (N, 3H) to contexts (N, H)."""
+
+
+class Linear(Protocol):
+    def __call__(self, rows: torch.Tensor, *, gelu: bool = False) -> torch.Tensor:
+        """(N, in) to (N, out), with GELU where it is asked for."""
+
+    def plus(self, rows: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """The same, and `residual` added."""
+
+
+class OneDnnLinear(NamedTuple):
     weight: torch.Tensor
     """In oneDNN's own layout: opaque, only valid for the call below."""
     bias: torch.Tensor
@@ -37,6 +50,24 @@ class Linear(NamedTuple):
         return result
 
 
+class PlainLinear(NamedTuple):
+    """For GPUs. Bias and GELU are part of the product there, in 16-bit formats: the GELU is cuBLAS's, by tanh, whose
+    error is below their rounding."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __call__(self, rows: torch.Tensor, *, gelu: bool = False) -> torch.Tensor:
+        if gelu and rows.is_cuda and rows.dtype != torch.float32:
+            fused: torch.Tensor = torch._addmm_activation(self.bias, rows, self.weight.t(), use_gelu=True)
+            return fused
+        result = nn.functional.linear(rows, self.weight, self.bias)
+        return nn.functional.gelu(result) if gelu else result
+
+    def plus(self, rows: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(rows, self.weight, self.bias).add_(residual)
+
+
 class Layer(NamedTuple):
     query_key_value: Linear
     output: Linear
@@ -49,6 +80,8 @@ class Layer(NamedTuple):
 def can_pack(model: Any) -> bool:
     """Whether `PackedBert` computes what the model does, on this machine, in its number format."""
     config = model.config
+    if model.device.type == "cuda":
+        return is_bert(config) and bool(config.hidden_act == "gelu")
     flags = cpu_flags() if model.device.type == "cpu" else set()
     has_format = "avx2" in flags if model.dtype == torch.float32 else bool(CPU_FLAGS & flags)
     return (
@@ -68,46 +101,55 @@ def is_bert(config: Any) -> bool:
 class PackedBert:
     """A `Backbone` made from a model of transformers, whose linear layers are copied into another layout."""
 
-    def __init__(self, model: Any, batch_tokens: int) -> None:
+    def __init__(self, model: Any, make: Callable[[torch.Tensor, torch.Tensor], Linear]) -> None:
+        """`make` gives a linear layer of weight (out, in) and bias (out,)."""
         self.device, self.dtype = model.device, model.dtype
         embeddings = model.embeddings
-        self._num_heads: int = model.config.num_attention_heads
+        self.num_heads: int = model.config.num_attention_heads
         self._words = embeddings.word_embeddings
         self._norm = embeddings.LayerNorm
         self._positions = embeddings.position_embeddings
         self._type_H = embeddings.token_type_embeddings.weight[0]
-        self._padding_id = padding_id_of(model)
-        self._layers = [_pack_layer(layer, batch_tokens) for layer in model.encoder.layer]
+        self.padding_id = padding_id_of(model)
+        self._layers = [_pack_layer(layer, make) for layer in model.encoder.layer]
 
     def __call__(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """See `Backbone`."""
         columns = torch.arange(input_ids.shape[1])
         inside = columns < lengths[:, None]
-        positions = positions_of(input_ids, self._padding_id)
-        words_NH = self._words(input_ids[inside]) + self._type_H
-        hidden_NH = self._norm(words_NH + self._positions(positions[inside]))
-        groups = torch.stack(torch.unique_consecutive(lengths, return_counts=True), 1).tolist()
-        for layer in self._layers:
-            context_NH = self._attend(layer.query_key_value(hidden_NH), groups)
-            hidden_NH = layer.output_norm(layer.output.plus(context_NH, hidden_NH))
-            hidden_NH = layer.down_norm(layer.down.plus(layer.up(hidden_NH, gelu=True), hidden_NH))
+        positions = positions_of(input_ids, self.padding_id)
+        hidden_NH = self.forward(input_ids[inside], positions[inside], self.attend_by_length(lengths))
         padded: torch.Tensor = hidden_NH.new_zeros(*input_ids.shape, hidden_NH.shape[1])
         padded[inside] = hidden_NH
         return padded
 
-    def _attend(self, packed: torch.Tensor, groups: list[list[int]]) -> torch.Tensor:
-        """Packed queries, keys and values (N, 3H) to contexts (N, H); groups are (tokens of a text, texts)."""
-        parts = torch.split(packed, [length * num_texts for length, num_texts in groups])
-        contexts = [self._attend_equal(part, *group) for part, group in zip(parts, groups, strict=True)]
-        return contexts[0] if len(contexts) == 1 else torch.cat(contexts)
+    def forward(self, ids: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """Token vectors (N, H) of int64 ids and positions (N,)."""
+        hidden_NH: torch.Tensor = self._norm(self._words(ids) + self._type_H + self._positions(positions))
+        for layer in self._layers:
+            context_NH = attend(layer.query_key_value(hidden_NH))
+            hidden_NH = layer.output_norm(layer.output.plus(context_NH, hidden_NH))
+            hidden_NH = layer.down_norm(layer.down.plus(layer.up(hidden_NH, gelu=True), hidden_NH))
+        return hidden_NH
+
+    def attend_by_length(self, lengths: torch.Tensor) -> Attend:
+        """Texts of one length together; lengths is int64 (B,), on the CPU, equal ones next to each other."""
+        groups = torch.stack(torch.unique_consecutive(lengths, return_counts=True), 1).tolist()
+
+        def attend(packed: torch.Tensor) -> torch.Tensor:
+            parts = torch.split(packed, [length * num_texts for length, num_texts in groups])
+            contexts = [self._attend_equal(part, *group) for part, group in zip(parts, groups, strict=True)]
+            return contexts[0] if len(contexts) == 1 else torch.cat(contexts)
+
+        return attend
 
     def _attend_equal(self, packed: torch.Tensor, length: int, num_texts: int) -> torch.Tensor:
-        split = packed.view(num_texts, length, 3, self._num_heads, -1).permute(2, 0, 3, 1, 4)
-        if length > LONGEST_PLAIN[self.dtype]:
+        split = packed.view(num_texts, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        if packed.is_cuda or length > LONGEST_PLAIN[self.dtype]:
             context_BATD = nn.functional.scaled_dot_product_attention(*split)
         else:
             head_size = split.shape[-1]
-            query, key, value = split.reshape(3, num_texts * self._num_heads, length, head_size)
+            query, key, value = split.reshape(3, num_texts * self.num_heads, length, head_size)
             zero = query.new_empty(1, 1, 1)  # beta=0: never read
             scores = torch.baddbmm(zero, query, key.transpose(1, 2), beta=0, alpha=head_size**-0.5)
             context_BATD = _softmax_product(scores, value).view(split.shape[1:])
@@ -139,21 +181,26 @@ def _softmax_product(scores: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return torch.bmm(weights, value).div_(totals.view(*weights.shape[:2], 1))
 
 
-def _pack_layer(layer: Any, batch_tokens: int) -> Layer:
+def _pack_layer(layer: Any, make: Callable[[torch.Tensor, torch.Tensor], Linear]) -> Layer:
     attention = layer.attention
     parts = (attention.self.query, attention.self.key, attention.self.value)
     return Layer(
-        query_key_value=_pack(
-            torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]), batch_tokens
-        ),
-        output=_pack(attention.output.dense.weight, attention.output.dense.bias, batch_tokens),
+        query_key_value=make(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])),
+        output=make(attention.output.dense.weight, attention.output.dense.bias),
         output_norm=attention.output.LayerNorm,
-        up=_pack(layer.intermediate.dense.weight, layer.intermediate.dense.bias, batch_tokens),
-        down=_pack(layer.output.dense.weight, layer.output.dense.bias, batch_tokens),
+        up=make(layer.intermediate.dense.weight, layer.intermediate.dense.bias),
+        down=make(layer.output.dense.weight, layer.output.dense.bias),
         down_norm=layer.output.LayerNorm,
     )
 
 
-def _pack(weight: torch.Tensor, bias: torch.Tensor, batch_tokens: int) -> Linear:
-    """batch_tokens is a hint for the layout; any number of rows can be multiplied."""
-    return Linear(torch.ops.mkldnn._reorder_linear_weight(weight.detach(), batch_tokens), bias.detach())
+def linear_for(device: torch.device, batch_tokens: int) -> Callable[[torch.Tensor, torch.Tensor], Linear]:
+    """What `PackedBert` makes its layers with. batch_tokens is a hint for the layout; any number of rows will do."""
+
+    def one_dnn(weight: torch.Tensor, bias: torch.Tensor) -> Linear:
+        return OneDnnLinear(torch.ops.mkldnn._reorder_linear_weight(weight.detach(), batch_tokens), bias.detach())
+
+    def plain(weight: torch.Tensor, bias: torch.Tensor) -> Linear:
+        return PlainLinear(weight.detach(), bias.detach())
+
+    return one_dnn if device.type == "cpu" else plain

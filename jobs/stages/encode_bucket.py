@@ -101,7 +101,7 @@ class BucketEncoder:
     def __call__(self, bucket: pa.Table) -> pa.Table:
         """The same bucket with float16 vectors of its texts, in their order, in place of the tokens."""
         started = time.monotonic()
-        vectors = self.encoder.encode_tokens(unnested(bucket["tokens"])).astype(np.float16)
+        vectors = self.encoder.encode_tokens(unnested(bucket["tokens"]))
         ended, stats = time.monotonic(), self.encoder.stats
         columns = {
             **{name: bucket[name] for name in ("number", "rows")},

@@ -46,7 +46,7 @@ class Sleeping:
 
     def encode_tokens(self, tokens: pa.Table) -> np.ndarray:
         time.sleep(FORWARD_S)
-        return np.ones((len(tokens), 8), np.float32)
+        return np.ones((len(tokens), 8), np.float16)
 
 
 class SleepingEncoder(BucketEncoder):
