@@ -21,7 +21,7 @@ SIZE_test := 2.7 GB, two to five minutes the first time
 SIZE_bench := more than 2.7 GB, some five minutes the first time
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check faults bench bench-nights bench-scale bench-train docs docs-config clean
+.PHONY: help demo test check faults bench bench-gpu bench-nights bench-scale bench-train docs docs-config clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,10 @@ bench-scale: .venv/.installed-bench$(WITH_GPU) ## synthetic vectors, to a millio
 bench-train: .venv/.installed-bench$(WITH_GPU) ## training against its peer, and cross-validated; writes build/train.json (two hours)
 	@mkdir -p build
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_train.py --out build/train.json
+
+bench-gpu: .venv/.installed-bench$(WITH_GPU) ## encoders of three sizes on a GPU against the peer; writes build/gpu.json
+	@mkdir -p build
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_gpu.py --out build/gpu.json
 
 docs-config: .venv/.installed-test ## write configs/schema.json and the keys in docs/configuration.md from the classes
 	$(BIN)/python -m jobs.config.reference

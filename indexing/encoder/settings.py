@@ -18,11 +18,11 @@ class EncoderSettings:
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     dtype: Dtype = "auto"
-    """auto (bfloat16 where the device is fast at it), float32 or bfloat16."""
+    """auto (bfloat16 where the device is fast at it, float16 on V100 and T4), float32 or bfloat16."""
     max_tokens: int = 128
     """Longest text in tokens, special tokens included; the model's own limit applies where it is lower."""
     batch_tokens: int | None = None
-    """Tokens of one batch, padding included; None is the device's measured default."""
+    """Tokens of one batch, padding included; None is the device's default, on GPUs what there is memory for."""
     dim: int | None = None
     """Keep the first dim dimensions (Matryoshka); None is the model's own."""
 
