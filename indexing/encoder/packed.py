@@ -42,7 +42,7 @@ class PackedForward:
     """`PackedBert` and head on packed batches."""
 
     def __init__(self, bert: PackedBert, head: Head, max_tokens: int, sizes: Sequence[int], *, fixed: bool) -> None:
-        """fixed: batches are filled to one of `sizes`, and are graphs on CUDA; needs attention of variable length."""
+        """fixed: attention of variable length is there, so that batches are filled to `sizes`, as graphs on CUDA."""
         self.sizes = tuple(sizes)
         self._bert, self._head, self._max_tokens, self._fixed = bert, head, max_tokens, fixed
         self._graphs: dict[int, Graph] = {}
@@ -91,7 +91,7 @@ class PackedForward:
                 self._graphs[size] = Graph(self._run_fixed, to_device(inputs, device))
             return self._graphs[size](inputs)[:num_texts]
         inputs = to_device(inputs, device)
-        if size is not None:
+        if self._fixed:
             return self._run_fixed(inputs)[:num_texts]
         return self._run(inputs, self._bert.attend_by_length(batch.lengths))
 

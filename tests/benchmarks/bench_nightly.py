@@ -58,9 +58,9 @@ class _Stamping:
     def __init__(self, bar: Bar, stamps: list[tuple[float, int]]) -> None:
         self.bar, self.stamps = bar, stamps
 
-    def advance(self, amount: int) -> None:
+    def advance(self, amount: int, note: str = "") -> None:
         self.stamps.append((time.monotonic(), amount))
-        self.bar.advance(amount)
+        self.bar.advance(amount, note)
 
 
 def run(num_rows: int | None, folder: Path) -> dict[str, Any]:
@@ -109,8 +109,9 @@ def write_config(num_rows: int | None, folder: Path) -> Path:
 
 def bare_loop_rate(config: Any, outcome: Outcome, num_texts: int = 16_000) -> float:
     """Texts/s of `Encoder.encode` alone, on all cores, on texts that the stage encoded too."""
-    parts = sorted(Path(config.workspace, outcome.prepared.path).glob("texts-*.parquet"))
-    texts = pq.read_table(parts[0], columns=["text"])["text"].to_pylist()[:num_texts]
+    buckets = sorted(Path(config.workspace, outcome.prepared.path).glob("new-*.parquet"))
+    texts = [text for bucket in buckets for text in pq.read_table(bucket, columns=["text"])["text"].to_pylist()]
+    texts = texts[:num_texts]
     found = read_encoder(config)
     assert found is not None
     encoder = load_encoder(found.folder, found.settings, num_threads=CORES)
@@ -123,7 +124,7 @@ def bare_loop_rate(config: Any, outcome: Outcome, num_texts: int = 16_000) -> fl
 
 def read_vectors(folder: Path) -> np.ndarray:
     """float32 (num_items, dim) of unit norm: what the run in `folder` encoded, in a fixed order."""
-    files = sorted(Path(folder, "workspace", "vectors").rglob("*.parquet"))
+    files = sorted(Path(folder, "workspace", "items").rglob("vectors-*.parquet"))
     columns = [pq.read_table(file, columns=["vector"])["vector"].combine_chunks() for file in files]
     vectors = np.concatenate([column.flatten().to_numpy().reshape(len(column), -1) for column in columns])
     vectors = vectors.astype(np.float32)

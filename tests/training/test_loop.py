@@ -65,6 +65,24 @@ def test_gradient_caching_changes_memory_and_not_the_gradient(model: Path) -> No
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-7)
 
 
+def test_gradients_are_summed_in_few_messages_that_hold_each_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = make_encoder(model)
+    for number, weight in enumerate(encoder.trainable()):
+        weight.grad = torch.full_like(weight, number)
+    before, messages = gradients(encoder), []
+
+    def double(flat: torch.Tensor) -> None:
+        messages.append(flat.numel())
+        flat.mul_(2)
+
+    monkeypatch.setattr("jobs.training.encoder.loop.worker", lambda: (0, 2))
+    monkeypatch.setattr("jobs.training.encoder.loop.BUCKET_NUMBERS", 5_000)
+    monkeypatch.setattr("torch.distributed.all_reduce", double)
+    sum_over_workers(encoder.trainable())
+    torch.testing.assert_close(gradients(encoder), 2 * before, rtol=0, atol=0)
+    assert sum(messages) == before.numel() and 2 <= len(messages) <= before.numel() / 5_000 + 1
+
+
 def test_the_gradient_is_that_of_the_loss_by_finite_differences(model: Path) -> None:
     settings, encoder = tiny_training(), make_encoder(model)
     step = make_steps(settings).step(0)

@@ -17,6 +17,9 @@ from jobs.training.encoder.batches import Step, Steps, unique_texts
 from jobs.training.encoder.losses import in_batch_accuracy, info_nce
 from jobs.training.encoder.trainable import TrainableEncoder
 
+BUCKET_NUMBERS = 8_388_608
+"""Of gradients that are summed over the workers at once; 32 MiB."""
+
 
 def make_optimizer(encoder: TrainableEncoder, settings: TrainingConfig) -> torch.optim.AdamW:
     weights = encoder.trainable()
@@ -86,7 +89,9 @@ def backward(encoder: TrainableEncoder, step: Step, settings: TrainingConfig) ->
     for (kind, batch), output in zip(batches, outputs, strict=True):
         again = output if keeps_graph else encoder(batch, kind)
         again.backward(grads[kind][rank::size][torch.from_numpy(batch.rows).to(encoder.device)])
-    return loss.item(), in_batch_accuracy(queries, candidates, targets)
+    # One copy from the device, which is waited for once.
+    loss_and_accuracy = torch.stack([loss.detach(), in_batch_accuracy(queries, candidates, targets)]).tolist()
+    return loss_and_accuracy[0], loss_and_accuracy[1]
 
 
 def worker() -> tuple[int, int]:
@@ -114,4 +119,21 @@ def sum_over_workers(weights: list[torch.nn.Parameter]) -> None:
     for weight in weights:
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
-        dist.all_reduce(weight.grad)
+    for bucket in gradient_buckets(weights):
+        flat = torch.cat([grad.flatten() for grad in bucket])
+        dist.all_reduce(flat)
+        for grad, summed in zip(bucket, torch.split(flat, [grad.numel() for grad in bucket]), strict=True):
+            grad.copy_(summed.view_as(grad))
+
+
+def gradient_buckets(weights: list[torch.nn.Parameter]) -> Iterator[list[torch.Tensor]]:
+    """The gradients in order, together BUCKET_NUMBERS or a little more: a message for each would be mostly waiting."""
+    bucket: list[torch.Tensor] = []
+    for weight in weights:
+        assert weight.grad is not None
+        bucket.append(weight.grad)
+        if sum(grad.numel() for grad in bucket) >= BUCKET_NUMBERS:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket

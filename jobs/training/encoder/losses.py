@@ -46,10 +46,10 @@ def info_nce(
 
 
 @torch.no_grad()
-def in_batch_accuracy(queries_PD: torch.Tensor, candidates_CD: torch.Tensor, targets: Targets) -> float:
-    """The share of pairs whose own item is the query's nearest candidate, other known positives left out."""
+def in_batch_accuracy(queries_PD: torch.Tensor, candidates_CD: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """float32 (): the share of pairs whose own item is nearest to the query, other known positives left out."""
     best_P = _hide_others(queries_PD @ candidates_CD.T, targets).argmax(dim=1)
-    return (best_P == torch.arange(len(best_P), device=best_P.device)).float().mean().item()
+    return (best_P == torch.arange(len(best_P), device=best_P.device)).float().mean()
 
 
 def _hide_others(scores_PC: torch.Tensor, targets: Targets) -> torch.Tensor:

@@ -41,7 +41,9 @@ class TrainableEncoder(nn.Module):
     def __init__(self, path: Path, settings: EncoderSettings, *, separate: bool = False) -> None:
         super().__init__()
         self.path, self.layout, self.device = path, read_layout(path), pick_device(settings.device)
-        self.autocast_dtype = pick_dtype(settings.dtype, self.device)
+        dtype = pick_dtype(settings.dtype, self.device)
+        # Gradients would underflow in float16.
+        self.autocast_dtype = torch.float32 if dtype == torch.float16 else dtype
         default = CPU_BATCH_TOKENS if self.device.type == "cpu" else default_batch_tokens(self.device)
         self.batch_tokens = settings.batch_tokens or default
 
