@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexing.encoder.encoder import Encoder
+from indexing.ranks import numbers
 from indexing.release.manifest import Release
 from indexing.search.held_encoder import load_release_encoder
 from indexing.store import Store
@@ -20,7 +21,6 @@ from jobs.inputs.queries import sample_queries
 from jobs.quality.best_hits import BestHits, renumber
 from jobs.quality.full_search import ReleaseFiles, find_best
 from jobs.training.encoder.losses import known_positives
-from jobs.training.encoder.pairs import codes
 from jobs.workspace.spreadsheet import csv_bytes
 
 QUERIES_PER_BLOCK = 1024
@@ -97,7 +97,7 @@ def known_hits(queries: pa.Array, best: BestHits, pairs: pa.Table) -> np.ndarray
 
     So what another query of the group led to is known too. `queries` are those of `best`.
     """
-    query, group = pc.index_in(pairs["query"], value_set=queries).to_numpy(), codes(pairs["query_group"])
+    query, group = pc.index_in(pairs["query"], value_set=queries).to_numpy(), numbers(pairs["query_group"])[0]
     wanted = pc.unique(pairs["item_id"])
     item, num_items = pc.index_in(pairs["item_id"], value_set=wanted).to_numpy(), len(wanted) + 1
     others = num_items - 1
