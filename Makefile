@@ -21,7 +21,7 @@ SIZE_test := 2.7 GB, two to five minutes the first time
 SIZE_bench := more than 2.7 GB, some five minutes the first time
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check faults bench bench-nights bench-scale bench-train docs docs-config clean
+.PHONY: help demo test check faults bench bench-nights bench-scale bench-logs bench-train docs docs-config clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ bench-nights: .venv/.installed-bench$(WITH_GPU) ## what ten nights of small chan
 bench-scale: .venv/.installed-bench$(WITH_GPU) ## synthetic vectors, to a million rows; writes build/scale.json (half an hour)
 	@mkdir -p build
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_scale.py --out build/scale.json
+
+bench-logs: .venv/.installed-bench$(WITH_GPU) ## search logs and mining negatives; writes build/logs.json (ten minutes the first time)
+	@mkdir -p build
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_logs.py --out build/logs.json
 
 bench-train: .venv/.installed-bench$(WITH_GPU) ## training against its peer, and cross-validated; writes build/train.json (two hours)
 	@mkdir -p build

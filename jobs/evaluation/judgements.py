@@ -75,6 +75,7 @@ def _by_query(found: pa.Table) -> tuple[pa.Table, list[int], list[str]]:
 
 def pick_general(items: pa.Table) -> pa.Table:
     """At most `GENERAL_ITEMS` that have a description, chosen by hash."""
-    described = items.filter(pa.array([bool((text or "").strip()) for text in items["description"].to_pylist()]))
+    is_described = [bool((text or "").strip()) for text in items["description"].to_pylist()]
+    described = items.filter(pa.array(is_described, pa.bool_()))
     order = np.argsort(id_keys(described["item_id"].to_pylist()), kind="stable")[:GENERAL_ITEMS]
     return described.select(["item_id", "title", "description"]).take(pa.array(order))
