@@ -21,7 +21,7 @@ SIZE_test := 2.7 GB, two to five minutes the first time
 SIZE_bench := more than 2.7 GB, some five minutes the first time
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check faults bench bench-gpu bench-nights bench-scale bench-train docs docs-config clean
+.PHONY: help demo test check faults bench bench-gpu bench-io bench-nights bench-scale bench-logs bench-train docs docs-config clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ bench: .venv/.installed-bench$(WITH_GPU) ## measure against the peers; writes bu
 	@mkdir -p build
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/run.py --out build/bench.json
 
+bench-io: .venv/.installed-bench$(WITH_GPU) ## requests and bytes of a night by stage, to 3 million rows and over 60 nights; writes build/io.json (an hour)
+	@mkdir -p build
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_io.py --out build/io.json
+
 bench-nights: .venv/.installed-bench$(WITH_GPU) ## what ten nights of small changes cost; writes build/nights.json (half an hour)
 	@mkdir -p build
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_change.py --out build/nights.json
@@ -60,6 +64,10 @@ bench-nights: .venv/.installed-bench$(WITH_GPU) ## what ten nights of small chan
 bench-scale: .venv/.installed-bench$(WITH_GPU) ## synthetic vectors, to a million rows; writes build/scale.json (half an hour)
 	@mkdir -p build
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_scale.py --out build/scale.json
+
+bench-logs: .venv/.installed-bench$(WITH_GPU) ## search logs and mining negatives; writes build/logs.json (ten minutes the first time)
+	@mkdir -p build
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_logs.py --out build/logs.json
 
 bench-train: .venv/.installed-bench$(WITH_GPU) ## training against its peer, and cross-validated; writes build/train.json (two hours)
 	@mkdir -p build

@@ -14,3 +14,22 @@ def text_ranks(texts: np.ndarray | pa.Array | pa.ChunkedArray) -> np.ndarray:
     values = pa.array(texts.ravel(), pa.large_string()) if is_objects else texts
     ranks: np.ndarray = pc.rank(values, tiebreaker="dense").to_numpy().astype(np.int64)
     return ranks.reshape(texts.shape) if is_objects else ranks
+
+
+def numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """(int32 (num_rows,): one number per distinct value; these values, by number, in order of first appearance).
+
+    Without nulls. Chunks are not joined.
+    """
+    chunks = column.dictionary_encode().chunks  # all of one dictionary
+    found: np.ndarray = pa.chunked_array([chunk.indices for chunk in chunks], pa.int32()).to_numpy()
+    return found, chunks[0].dictionary if chunks else pa.array([], column.type)
+
+
+def sorted_numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """The same with texts in ascending order, and their numbers with them. Only the distinct texts are compared."""
+    found, texts = numbers(column)
+    order = pc.sort_indices(texts).to_numpy()
+    places = np.empty(len(order), np.int32)
+    places[order] = np.arange(len(order), dtype=np.int32)
+    return places[found], texts.take(pa.array(order))

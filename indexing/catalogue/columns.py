@@ -188,7 +188,9 @@ def _cast(array: pa.Array, expected: pa.DataType) -> tuple[pa.Array, pa.Array]:
     except pa.ArrowInvalid:  # Arrow names no row
         if len(array) == 1:
             return pa.nulls(1, expected), pa.array([True])
-        values, unfit = zip(*(_cast(array.slice(row, 1), expected) for row in range(len(array))), strict=True)
+        middle = len(array) // 2
+        halves = [_cast(part, expected) for part in (array.slice(0, middle), array.slice(middle))]
+        values, unfit = zip(*halves, strict=True)
         return pa.concat_arrays(values), pa.concat_arrays(unfit)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cluster.session import ray_session
 from indexing.release.registry import encoder_url, newest_encoder
@@ -56,7 +57,7 @@ def measure_all(
     """
     inputs = inputs.following(None)
     judgements = read_judgements(run, inputs, held_back)
-    seen = set(log["item_id"].drop_null().to_pylist()) if log is not None else None
+    seen = set(pc.unique(log["item_id"]).drop_null().to_pylist()) if log is not None else None
     rankers = {}
     for name, model in models.items():
         config = with_encoder(run.config, model)

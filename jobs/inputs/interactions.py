@@ -204,9 +204,10 @@ def with_reasons(table: pa.Table, found: pa.ChunkedArray) -> pa.Table:
 
 def check_split(log: pa.Table, held_back: pa.Table) -> None:
     """Raises DataError where a query group is in both: then the evaluation would measure what was memorised."""
-    both = sorted(set(log["query_group"].to_pylist()) & set(held_back["query_group"].to_pylist()))
-    if both:
+    groups = pc.unique(held_back["query_group"])
+    both = groups.filter(pc.is_in(groups, value_set=pc.unique(log["query_group"]))).sort()
+    if len(both):
         raise DataError(
             f"evaluation.interactions: expected other query groups than training.interactions, got {len(both)} of the "
-            f"same, such as {both[0]!r}"
+            f"same, such as {both[0].as_py()!r}"
         )

@@ -11,13 +11,13 @@ import ray
 from cluster.fanout import fan_out
 from indexing.dense.exact import exact_search, merge_top_k
 from indexing.dense.hnsw import Graph
-from indexing.ranks import text_ranks
 from indexing.release.manifest import Collection, Shard
 from indexing.release.report import CollectionReport
 from indexing.release.shard import open_graph, read_rows
 from indexing.store import Store
 from indexing.store.blobs import Blob, Fetch
 from indexing.store.cache import downloads
+from jobs.quality.best_hits import QUERIES_PER_BLOCK, BestHits, Hits, shard_hits
 from jobs.run import Run
 from jobs.workspace.blobs import local_blobs, workspace_key
 from jobs.workspace.records import BuiltShard
@@ -65,31 +65,44 @@ def built_files(run: Run, shards: Sequence[BuiltShard], reports: Mapping[str, Co
 
 
 def search_release(files: ReleaseFiles, queries: np.ndarray, k: int, *, exact: bool = False) -> Found:
+    """Item ids and scores of the k best items of each query; equal scores by item id. `find_best` with texts."""
+    best = find_best(files, queries, k, exact=exact)
+    return best.item_ids, best.scores
+
+
+def find_best(files: ReleaseFiles, queries: np.ndarray, k: int, *, exact: bool = False) -> BestHits:
     """The k best items of each query, float32 (num_queries, dim), by the graphs at their `ef_search`, or exactly.
 
-    Equal scores: by item id. Memory of a task: one shard and a block of scores.
+    Each shard is loaded once, by a task that searches all queries. Memory of a task: the shard, and 8 bytes ×
+    num_queries × k (exactly: a block of scores in addition).
     """
     shards = [(shard, collection.ef_search) for collection in files.collections for shard in collection.shards]
-    reference = ray.put(queries)
-    ids, scores = np.empty((len(queries), 0), object), np.empty((len(queries), 0), np.float32)
-    for _, (more_ids, more_scores) in fan_out(
-        lambda task: search_ids.remote(files, *task, reference, k, exact), shards, what="search"
+    files_reference, queries_reference = ray.put(files), ray.put(queries)
+    best = BestHits(len(queries), k)
+    for _, hits in fan_out(
+        lambda task: search_ids.remote(files_reference, *task, queries_reference, k, best.floor, exact),
+        shards,
+        what="search",
     ):
-        ids, scores = np.concatenate([ids, more_ids], axis=1), np.concatenate([scores, more_scores], axis=1)
-        order = np.lexsort((text_ranks(ids), -scores), axis=1)[:, :k]
-        ids, scores = np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    return ids, scores
+        best.add(hits)
+    best.merge()
+    return best
 
 
 @ray.remote
-def search_ids(files: ReleaseFiles, shard: Shard, ef: int, queries: np.ndarray, k: int, exact: bool) -> Found:
-    """The hits of one shard."""
+def search_ids(
+    files: ReleaseFiles, shard: Shard, ef: int, queries: np.ndarray, k: int, floor: np.ndarray, exact: bool
+) -> Hits:
+    """The hits of one shard that reach `floor`, float32 (num_queries,)."""
     where = f"shard {shard.number}"
     with files.fetching() as fetch:
         graph, rows = open_graph(fetch, files.dim, shard, where), read_rows(fetch, shard, where)
     k = min(k, shard.num_items)
-    labels, scores = search_exactly(graph, queries, k) if exact else graph.search(queries, k, ef, num_threads=1)
-    return rows["item_id"].take(labels.ravel()).to_numpy().reshape(labels.shape), scores
+    if exact:
+        return shard_hits([search_exactly(graph, queries, k)], floor, rows["item_id"])
+    starts = range(0, len(queries), QUERIES_PER_BLOCK)
+    blocks = (graph.search(queries[start : start + QUERIES_PER_BLOCK], k, ef, num_threads=1) for start in starts)
+    return shard_hits(blocks, floor, rows["item_id"])
 
 
 def search_exactly(graph: Graph, queries: np.ndarray, k: int) -> Found:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexing.catalogue.columns import merged_type
+from indexing.catalogue import columns as columns_module
+from indexing.catalogue.columns import convert, merged_type
 from indexing.catalogue.contract import (
     CONTRACT,
     FINGERPRINT_TYPE,
@@ -437,3 +438,18 @@ def test_list_columns_are_read_whatever_slice_they_are() -> None:
     assert render_texts(table.slice(3, 4), templates).to_pylist() == ["3", "4", "5", "6"]
     assert CONTRACT.field("creators").type == STRINGS
     assert np.all(np.array(render_texts(table, templates).to_pylist()) == np.arange(9).astype(str))
+
+
+def test_one_misfit_does_not_cost_a_cast_of_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths, cast = list[int](), columns_module._cast
+
+    def counted(array: pa.Array, expected: pa.DataType) -> tuple[pa.Array, pa.Array]:
+        lengths.append(len(array))
+        return cast(array, expected)
+
+    monkeypatch.setattr(columns_module, "_cast", counted)
+    texts = pa.chunked_array([[*["1.5"] * 777, "many", *["2"] * 222]])
+    values, unfit = convert(texts, pa.float32())
+    assert np.flatnonzero(unfit).tolist() == [777] and values.null_count == 1
+    assert values.drop_null().to_pylist() == [1.5] * 777 + [2] * 222
+    assert len(lengths) < 30

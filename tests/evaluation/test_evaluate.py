@@ -74,6 +74,7 @@ def test_the_general_set_is_the_same_described_items_each_time() -> None:
     assert found.num_rows == 600 and set(found["description"].to_pylist()) == {"a text", "more text"}
     shuffled = items.take(pa.array(np.random.default_rng(1).permutation(1500)))
     assert pick_general(shuffled).equals(found)
+    assert pick_general(items.slice(0, 0)).num_rows == 0
 
 
 def test_a_title_is_to_find_its_own_text() -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from indexing.ranks import numbers
 from jobs.config.training import TrainingConfig
 from jobs.training.encoder.losses import Targets, known_positives
 from jobs.training.encoder.sampler import GroupSampler
@@ -33,10 +34,11 @@ class Steps:
 
     def __init__(self, pairs: pa.Table, items: pa.Table, hard: np.ndarray, settings: TrainingConfig) -> None:
         self.settings, self.hard, self.num_items = settings, hard, items.num_rows
-        self.queries, self.texts = pairs["query"].to_pylist(), items["text"].to_pylist()
+        texts = (pairs["query"], items["text"])
+        self.queries, self.texts = (column.cast(pa.large_string()).combine_chunks() for column in texts)
         self.sampler = GroupSampler(pairs, settings.shares, settings.seed)
         self.items = pc.index_in(pairs["item_id"], value_set=items["item_id"].combine_chunks()).to_numpy()
-        self.groups = pairs["query_group"].combine_chunks().dictionary_encode().indices.to_numpy()
+        self.groups = numbers(pairs["query_group"])[0]
         self.known = np.unique(self.groups.astype(np.int64) * self.num_items + self.items)
         self.expected = settings.batch_pairs * np.bincount(self.items, self.sampler.chances(), self.num_items)
 
@@ -49,8 +51,8 @@ class Steps:
         expected = self.expected[candidates] + settings.num_negatives / self.num_items
         is_positive = known_positives(self.groups[rows], candidates, self.known, self.num_items)
         return Step(
-            [self.queries[row] for row in rows],
-            [self.texts[row] for row in candidates],
+            self.queries.take(pa.array(rows)).to_pylist(),
+            self.texts.take(pa.array(candidates)).to_pylist(),
             Targets(
                 torch.from_numpy(is_positive),
                 torch.from_numpy(settings.log_q * np.log(expected)).float(),

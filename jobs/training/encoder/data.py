@@ -15,7 +15,7 @@ from jobs.inputs.catalogue import Source
 from jobs.inputs.items import scan_items
 from jobs.inputs.rows import RowRules
 from jobs.run import Run
-from jobs.training.encoder.negatives import NO_NEGATIVES, Mined
+from jobs.training.encoder.negatives import Mined
 from jobs.training.encoder.pairs import METADATA_QUERIES, PAIRS, clicked_pairs, metadata_pairs, reformulated_pairs
 from jobs.workspace.artifact import Artifact
 from jobs.workspace.parquet import parquet_bytes
@@ -55,7 +55,7 @@ def log_pairs(interactions: pa.Table) -> pa.Table:
 
 def make_data(run: Run, source: Source, rules: RowRules, pairs: pa.Table, mined: Mined) -> TrainingData:
     """Raises DataError where the catalogue has none of the pairs' items."""
-    wanted = pa.array(sorted({*pairs["item_id"].to_pylist(), *mined.item_ids()}), pa.string())
+    wanted = pc.unique(pa.chunked_array([*pairs["item_id"].chunks, mined.ids], pa.string())).sort()
     items = scan_items(run, source, rules, wanted, POOL_ROWS)
     is_known = pc.is_in(pairs["item_id"], value_set=items["item_id"].combine_chunks())
     known = pairs.filter(is_known)
@@ -90,6 +90,6 @@ def read_data(artifact: Artifact[TrainingCounts]) -> tuple[pa.Table, pa.Table, n
         tables.append(pq.read_table(pa.BufferReader(artifact.store.get(artifact.key(name)))))
     pairs, items = tables
     if "hard" not in pairs.column_names:
-        return pairs, items, NO_NEGATIVES.repeat(pairs.num_rows, axis=0)
+        return pairs, items, np.empty((pairs.num_rows, 0), np.int64)
     hard = pairs["hard"].combine_chunks()
     return pairs.drop_columns(["hard"]), items, hard.flatten().to_numpy().reshape(len(hard), -1)

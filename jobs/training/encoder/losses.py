@@ -75,8 +75,8 @@ def _symmetric(scores_PC: torch.Tensor, targets: Targets) -> torch.Tensor:
 def known_positives(query_groups: np.ndarray, candidates: np.ndarray, known: np.ndarray, num_items: int) -> np.ndarray:
     """bool (P, C): whether (group, item) is among `known`.
 
-    query_groups int64 (P,) and candidates int64 (C,) are numbers of groups and items; `known` int64 (num_known,) holds
-    group × num_items + item, sorted.
+    query_groups int64 (P,) and candidates int64 (C,), or (P, C), are numbers of groups and items; `known` int64
+    (num_known,) holds group × num_items + item, sorted.
     """
     wanted = query_groups[:, None] * num_items + candidates
     places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)

@@ -4,104 +4,129 @@ Only candidates that score clearly below the best known positive are taken (posi
 et al. 2024, arXiv:2407.15831): most items that rank higher are relevant, just not known to be.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexing.encoder.encoder import Encoder
+from indexing.ranks import numbers
 from indexing.release.manifest import Release
 from indexing.search.held_encoder import load_release_encoder
 from indexing.store import Store
 from indexing.store.cache import BlobCache, default_cache_folder
 from jobs.config.training import NegativesConfig
 from jobs.inputs.queries import sample_queries
-from jobs.quality.full_search import ReleaseFiles, search_release
+from jobs.quality.best_hits import BestHits, renumber
+from jobs.quality.full_search import ReleaseFiles, find_best
+from jobs.training.encoder.losses import known_positives
 from jobs.workspace.spreadsheet import csv_bytes
 
 QUERIES_PER_BLOCK = 1024
-NO_NEGATIVES = np.empty((1, 0), np.int64)
-
-
-@dataclass(frozen=True)
-class Negative:
-    item_id: str
-    rank: int
-    """From 1."""
-    score: float
+SEARCHES_PER_BLOCK = 8192
+"""Pairs of a query and one of its groups that are looked up at once, each for all hits of the query."""
+NOTHING = np.empty((0, 0), np.int32)
 
 
 @dataclass(frozen=True)
 class Mined:
-    by_query: dict[str, list[Negative]] = field(default_factory=dict)
+    """The negatives of each query, best first, in arrays (num_queries, most negatives of a query)."""
 
-    def item_ids(self) -> set[str]:
-        return {negative.item_id for found in self.by_query.values() for negative in found}
+    queries: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    """string (num_queries,), sorted."""
+    ids: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    """string: each found item once."""
+    items: np.ndarray = field(default_factory=NOTHING.copy)
+    """int32: rows of `ids`, -1 where a query has fewer."""
+    ranks: np.ndarray = field(default_factory=NOTHING.copy)
+    """int32, from 1."""
+    scores: np.ndarray = field(default_factory=lambda: NOTHING.astype(np.float32))
+    """float32."""
 
     def rows(self, pairs: pa.Table, items: pa.Table) -> np.ndarray:
         """int64 (num_pairs, most negatives of a query): rows of `items`, -1 where a query has fewer."""
-        if not self.by_query:
-            return NO_NEGATIVES.repeat(pairs.num_rows, axis=0)
-        width = max(map(len, self.by_query.values()))
-        queries = sorted(self.by_query)
-        table = np.full((len(queries) + 1, width), -1, np.int64)  # the last row: queries without any
-        for number, query in enumerate(queries):
-            ids = pa.array([negative.item_id for negative in self.by_query[query]], pa.string())
-            rows = pc.index_in(ids, value_set=items["item_id"].combine_chunks()).fill_null(-1).to_numpy()
-            table[number, : len(rows)] = rows
-        places = pc.index_in(pairs["query"], value_set=pa.array(queries, pa.string())).fill_null(len(queries))
+        numbers = pc.index_in(self.ids, value_set=items["item_id"].combine_chunks()).fill_null(-1)
+        of_ids = np.append(numbers.to_numpy(), -1).astype(np.int64)
+        none = np.full((1, self.items.shape[1]), -1, np.int64)  # the last row: queries without any
+        table = np.concatenate([of_ids[self.items], none])
+        places = pc.index_in(pairs["query"], value_set=self.queries).fill_null(len(self.queries))
         of_pairs: np.ndarray = table[places.to_numpy()]
         return of_pairs
 
     def sample(self, num_queries: int) -> bytes:
         """CSV for a person to look at: query, rank, score, item_id of queries chosen by hash."""
-        queries = sample_queries(list(self.by_query), num_queries)
-        found = [(query, negative) for query in queries for negative in self.by_query[query]]
-        rows = [(query, one.rank, round(one.score, 4), one.item_id) for query, one in found]
-        return csv_bytes([("query", "rank", "score", "item_id"), *rows])
+        has_any = pa.array((self.items >= 0).any(axis=1))
+        queries = sample_queries(self.queries.filter(has_any).to_pylist(), num_queries)
+        rows: list[tuple[object, ...]] = [("query", "rank", "score", "item_id")]
+        for query in queries:
+            number = self.queries.index(query).as_py()
+            found = self.items[number] >= 0
+            ids = self.ids.take(pa.array(self.items[number, found])).to_pylist()
+            scores = [round(score, 4) for score in self.scores[number, found].tolist()]
+            rows += zip([query] * len(ids), self.ranks[number, found].tolist(), scores, ids, strict=True)
+        return csv_bytes(rows)
 
 
 def mine(release: Release, store: Store, workspace: Store, pairs: pa.Table, settings: NegativesConfig) -> Mined:
-    """Negatives for the queries of `pairs` by the release's own encoder and graphs, a block of queries at a time."""
+    """Negatives for the queries of `pairs` by the release's own encoder and graphs, each of which is loaded once.
+
+    Memory: some 20 bytes × queries × `last_rank`, and the ids of all hits.
+    """
     assert release.encoder is not None
+    queries = pc.unique(pairs["query"]).sort()
+    if not len(queries):
+        return Mined()
     encoder = load_release_encoder(store, BlobCache(default_cache_folder()), release.encoder)
     files = ReleaseFiles(release.collections, release.dim, workspace, store)
-    known = positives_by_query(pairs)
-    queries, mined = sorted(known), {}
+    best = find_best(files, encode_queries(encoder, queries), settings.last_rank)
+    return choose(queries, best, known_hits(queries, best, pairs), settings)
+
+
+def encode_queries(encoder: Encoder, queries: pa.Array) -> np.ndarray:
+    """float32 (num_queries, dim)."""
+    vectors = np.empty((len(queries), encoder.dim), np.float32)
     for start in range(0, len(queries), QUERIES_PER_BLOCK):
-        block = queries[start : start + QUERIES_PER_BLOCK]
-        ids, scores = search_release(files, encoder.encode(block, kind="query"), settings.last_rank)
-        for query, of_query, their_scores in zip(block, ids, scores, strict=True):
-            if found := pick(of_query, their_scores, known[query], settings):
-                mined[query] = found
-    return Mined(mined)
+        texts = queries[start : start + QUERIES_PER_BLOCK].to_pylist()
+        vectors[start : start + len(texts)] = encoder.encode(texts, kind="query")
+    return vectors
 
 
-def positives_by_query(pairs: pa.Table) -> dict[str, set[str]]:
-    """Of a query: the items of every pair of its groups, so that another query of the group hides them too."""
-    groups: dict[str, set[str]] = defaultdict(set)
-    queries: dict[str, set[str]] = defaultdict(set)
-    columns = (pairs[name].to_pylist() for name in ("query", "query_group", "item_id"))
-    for query, group, item_id in zip(*columns, strict=True):
-        groups[group].add(item_id)
-        queries[query].add(group)
-    return {query: set().union(*(groups[group] for group in of_query)) for query, of_query in queries.items()}
+def known_hits(queries: pa.Array, best: BestHits, pairs: pa.Table) -> np.ndarray:
+    """bool, of the shape of `best.items`: whether a pair of any of the query's groups leads to the item.
+
+    So what another query of the group led to is known too. `queries` are those of `best`.
+    """
+    query, group = pc.index_in(pairs["query"], value_set=queries).to_numpy(), numbers(pairs["query_group"])[0]
+    wanted = pc.unique(pairs["item_id"])
+    item, num_items = pc.index_in(pairs["item_id"], value_set=wanted).to_numpy(), len(wanted) + 1
+    others = num_items - 1
+    item_of_id = pc.index_in(best.ids, value_set=wanted.cast(best.ids.type)).fill_null(others).to_numpy()
+    known = np.unique(group.astype(np.int64) * num_items + item)
+    num_groups = int(group.max()) + 1
+    searches = np.unique(query.astype(np.int64) * num_groups + group)
+    is_known = np.zeros(best.items.shape, bool)
+    for start in range(0, len(searches), SEARCHES_PER_BLOCK):
+        of_search, groups = np.divmod(searches[start : start + SEARCHES_PER_BLOCK], num_groups)
+        found = known_positives(groups, item_of_id[best.items[of_search]], known, num_items)
+        rows, firsts = np.unique(of_search, return_index=True)
+        is_known[rows] |= np.logical_or.reduceat(found, firsts, axis=0)
+    return is_known
 
 
-def pick(ids: Iterable[str], scores: np.ndarray, known: set[str], settings: NegativesConfig) -> list[Negative]:
-    """Of a ranking, best first: ranks in the window, none of them known, all below the best known one by the margin."""
-    ranking = [
-        Negative(item_id, rank, float(score)) for rank, (item_id, score) in enumerate(zip(ids, scores, strict=True), 1)
-    ]
-    best = next((found.score for found in ranking if found.item_id in known), None)
-    if best is None:
-        return []
-    return [
-        found
-        for found in ranking
-        if found.rank >= settings.first_rank
-        and found.item_id not in known
-        and found.score <= best * (1 - settings.margin)
-    ][: settings.per_query]
+def choose(queries: pa.Array, best: BestHits, is_known: np.ndarray, settings: NegativesConfig) -> Mined:
+    """Of each ranking: ranks in the window, none of them known, all below the best known one by the margin."""
+    num_queries = len(queries)
+    best_known = best.scores[np.arange(num_queries), is_known.argmax(axis=1)].astype(np.float64)
+    limit = np.where(is_known.any(axis=1), best_known * (1 - settings.margin), -np.inf)
+    is_negative = ~is_known & (best.scores <= limit[:, None])
+    is_negative[:, : settings.first_rank - 1] = False
+    is_negative &= np.cumsum(is_negative, axis=1, dtype=np.int32) <= settings.per_query
+    rows, columns = np.nonzero(is_negative)
+    counts = is_negative.sum(axis=1)
+    places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    used, found = renumber(best.items[rows, columns], len(best.ids))
+    items = np.full((num_queries, counts.max()), -1, np.int32)
+    ranks, scores = np.zeros(items.shape, np.int32), np.zeros(items.shape, np.float32)
+    items[rows, places], ranks[rows, places], scores[rows, places] = found, columns + 1, best.scores[rows, columns]
+    return Mined(queries, best.ids.take(pa.array(used)).cast(pa.string()), items, ranks, scores)

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexing.ranks import sorted_numbers
+
 PAIRS = pa.schema(
     [
         pa.field("query", pa.string()),
@@ -17,7 +19,8 @@ PAIRS = pa.schema(
         pa.field("source", pa.string()),
     ]
 )
-ORDER = [(name, "ascending") for name in ("source", "query_group", "query", "item_id")]
+KEYS = ["query_group", "query", "item_id"]
+ORDER = [(name, "ascending") for name in ("source", *KEYS)]
 MIN_PREFIX = 3
 MIN_TYPO = 4
 KEY_ROWS = ("1234567890", "qwertyuiop", "asdfghjkl", "zxcvbnm")
@@ -28,7 +31,7 @@ Words = tuple[int, int, int, int]
 
 def clicked_pairs(interactions: pa.Table) -> pa.Table:
     """PAIRS of all clicks (INTERACTIONS with an item and a weight above 0), the weights of equal pairs summed."""
-    return _sum_pairs(interactions.filter(_is_click(interactions)), "clicks")
+    return _sum_pairs(interactions.select([*KEYS, "weight"]).filter(_is_click(interactions)), "clicks")
 
 
 def reformulated_pairs(interactions: pa.Table, max_gap_s: float = 300.0) -> pa.Table:
@@ -38,13 +41,13 @@ def reformulated_pairs(interactions: pa.Table, max_gap_s: float = 300.0) -> pa.T
     click, so that both queries fall on one side of a split. Searches at the same time have no order, and make no pair.
     """
     has_place = pc.and_(pc.is_valid(interactions["session_id"]), pc.is_finite(interactions["timestamp"]))
-    order = [("session_id", "ascending"), ("timestamp", "ascending"), ("query", "ascending")]
-    rows = interactions.filter(has_place).sort_by(order)
+    rows = interactions.select([*KEYS, "weight", "session_id", "timestamp"]).filter(has_place)
     if not rows.num_rows:
         return PAIRS.empty_table()
-    sessions, queries = codes(rows["session_id"]), codes(rows["query"])
-    times = rows["timestamp"].to_numpy()
-    clicked = _is_click(rows).to_numpy()
+    sessions, queries = (sorted_numbers(rows[name])[0] for name in ("session_id", "query"))
+    times, clicked = rows["timestamp"].to_numpy(), _is_click(rows).to_numpy()
+    order = np.lexsort((queries, times, sessions))
+    sessions, times, queries, clicked = (column[order] for column in (sessions, times, queries, clicked))
     is_start = np.append(True, (np.diff(sessions) != 0) | (np.diff(queries) != 0))
     search, starts = np.cumsum(is_start) - 1, np.flatnonzero(is_start)  # search number of each row; first rows
     led_somewhere = np.logical_or.reduceat(clicked, starts)
@@ -52,8 +55,8 @@ def reformulated_pairs(interactions: pa.Table, max_gap_s: float = 300.0) -> pa.T
     is_retry = ~led_somewhere[:-1] & (sessions[starts[1:]] == sessions[starts[:-1]]) & (gaps_s > 0)
     follows_failure = np.append(False, is_retry & (gaps_s <= max_gap_s))
     picked = np.flatnonzero(clicked & follows_failure[search])
-    failed = rows["query"].take(pa.array(starts[search[picked] - 1]))
-    clicks = rows.take(pa.array(picked))
+    failed = rows["query"].take(pa.array(order[starts[search[picked] - 1]]))
+    clicks = rows.select([*KEYS, "weight"]).take(pa.array(order[picked]))
     return _sum_pairs(clicks.set_column(clicks.schema.get_field_index("query"), "query", failed), "reformulations")
 
 
@@ -63,17 +66,15 @@ def _is_click(interactions: pa.Table) -> pa.ChunkedArray:
 
 
 def _sum_pairs(clicks: pa.Table, source: str) -> pa.Table:
-    keys = ["query", "query_group", "item_id"]
-    summed = clicks.group_by(keys, use_threads=False).aggregate([("weight", "sum")])
-    summed = summed.rename_columns({"weight_sum": "weight"})
-    summed = summed.append_column("source", pa.repeat(source, summed.num_rows))
-    return summed.select(PAIRS.names).cast(PAIRS).sort_by(ORDER)
-
-
-def codes(column: pa.ChunkedArray) -> np.ndarray:
-    """int32 (num_rows,): one number per distinct value, in order of first appearance."""
-    numbers: np.ndarray = column.combine_chunks().dictionary_encode().indices.to_numpy()
-    return numbers
+    columns, texts = {}, {}
+    for name in KEYS:
+        columns[name], texts[name] = sorted_numbers(clicks[name])
+    clicks = pa.table({**columns, "weight": clicks["weight"]})
+    summed = clicks.group_by(KEYS, use_threads=False).aggregate([("weight", "sum")])
+    summed = summed.sort_by([(name, "ascending") for name in KEYS])
+    named = {name: texts[name].take(summed[name]) for name in KEYS}
+    named |= {"weight": summed["weight_sum"], "source": pa.repeat(source, summed.num_rows)}
+    return pa.table(named).select(PAIRS.names).cast(PAIRS)
 
 
 def metadata_pairs(items: pa.Table, sources: Sequence[str], seed: int) -> pa.Table:

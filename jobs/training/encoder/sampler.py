@@ -9,16 +9,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexing.errors import ConfigError, DataError
+from indexing.ranks import numbers
 from jobs.config.training import SOURCES, PairSource
-from jobs.training.encoder.pairs import codes, hash_words
+from jobs.training.encoder.pairs import hash_words
 
 
 def split_groups(groups: pa.ChunkedArray | list[str], num_folds: int, seed: int) -> np.ndarray:
     """int64 (num_rows,): the fold of each row by a hash of its group, so that no group lies in two folds."""
     column = groups if isinstance(groups, pa.ChunkedArray) else pa.chunked_array([groups], pa.string())
-    encoded = column.combine_chunks().dictionary_encode()
-    folds = [hash_words(seed, group)[0] % num_folds for group in encoded.dictionary.to_pylist()]
-    fold_of_row: np.ndarray = np.array(folds, np.int64)[encoded.indices.to_numpy()]
+    number, names = numbers(column)
+    folds = [hash_words(seed, group)[0] % num_folds for group in names.to_pylist()]
+    fold_of_row: np.ndarray = np.array(folds, np.int64)[number]
     return fold_of_row
 
 
@@ -83,7 +84,7 @@ class SourceGroups:
     @classmethod
     def of(cls, pairs: pa.Table, source: str) -> "SourceGroups":
         rows = np.flatnonzero(pc.equal(pairs["source"], source).to_numpy())
-        groups = codes(pairs["query_group"].take(pa.array(rows)))
+        groups, _ = numbers(pairs["query_group"].take(pa.array(rows)))
         order = np.argsort(groups, kind="stable")
         rows, sizes = rows[order], np.bincount(groups)
         offsets = np.append(0, np.cumsum(sizes))
