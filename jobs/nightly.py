@@ -26,9 +26,11 @@ from jobs.stages.prepare import prepare, prepared_artifact
 from jobs.stages.publish import Published, find_published, find_unchanged, publish, why_held
 from jobs.stages.shard_rows import BaseDamaged
 from jobs.stages.validate import GatesFailed, validate
+from jobs.workspace.blobs import workspace_key
 from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.rates import keep_rates
 from jobs.workspace.records import Built, Encoded, Prepared, Validated
+from jobs.workspace.sweep import delete_night
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +77,9 @@ def publish_night(run: Run, inputs: Inputs) -> Outcome:
             return Outcome(published=unchanged)
         with ray_session(run.config.ray.address):
             held = replace(run, check=lease.check)
-            return remaking_lost(held, inputs, lambda inputs: run_and_publish(held, inputs))
+            outcome = remaking_lost(held, inputs, lambda inputs: run_and_publish(held, inputs))
+        delete_work(run.workspace, outcome)
+        return outcome
 
 
 def run_and_publish(run: Run, inputs: Inputs) -> Outcome:
@@ -147,6 +151,15 @@ def validate_or_rebuild(run: Run, inputs: Inputs, outcome: Outcome) -> Outcome:
         logger.warning("validate: with deltas %s; building all shards whole", error)
     built = build(run, inputs.following(None), outcome.prepared)
     return replace(outcome, built=built, validated=validate(run, inputs, outcome.prepared, built))
+
+
+def delete_work(workspace: Store, outcome: Outcome) -> None:
+    """Deletes what the night has made and the release has now. The list of bad rows and the report stay."""
+    prepared, built = outcome.prepared, outcome.built
+    assert prepared and built
+    folders = [prepared.path, built.path, *sorted({shard.graph for shard in built.shards if shard.graph})]
+    blobs = sorted({workspace_key(blob) for shard in built.shards for _, blob in shard.entry.blobs()})
+    delete_night(workspace, folders, blobs, keep=prepared.quarantine_key)
 
 
 def preflight_once(store: Store, workspace: Store) -> None:

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from cluster.fanout import fan_out
 from cluster.session import cluster_resources, ray_session
-from indexing.key_ranges import KeyRange, key_range, num_shards
-from indexing.release.manifest import Shard
+from indexing.id_keys import is_in
+from indexing.key_ranges import KeyRange, key_range, num_shards, shard_range
 from indexing.release.shard import read_live_rows, read_rows
 from indexing.store import Store
 from indexing.store.cache import downloads
@@ -27,7 +27,7 @@ from jobs.inputs.inputs import BaseShard, Inputs, read_inputs
 from jobs.inputs.rows import RowRules, add_keys, check_part
 from jobs.progress import Progress
 from jobs.run import open_run
-from jobs.stages.build import shards_to_carry, why_other_shards, why_rebuild
+from jobs.stages.build import shards_before, why_rebuild
 from jobs.stages.carry_over import plan_changes
 from jobs.stages.publish import why_held
 from jobs.workspace.buckets import buckets_of, num_buckets
@@ -82,16 +82,18 @@ def make_plan(config: Config) -> Plan:
         totals, num_texts = count_rows(keys, source.num_rows)
         shards = compare(keys, run.store, inputs, index.compact_at)
         num_cpus = cluster_resources().get("CPU", 1)
-    num_shards_of = {name: num_shards(count, index.rows_per_shard) for name, count in sorted(totals.items())}
     reason = why_rebuild(run.config, inputs)
-    carried = shards_to_carry(None if reason else parent, num_shards_of)
+    before = shards_before(None if reason else parent)
+    num_shards_of = {
+        name: num_shards(count, index.rows_per_shard, before.get(name)) for name, count in sorted(totals.items())
+    }
+    num_to_index = totals.total() - (0 if reason else count_carried(num_shards_of, shards))
     num_known = sum(changes.num_known for changes in shards.values()) if inputs.encoder else 0
     num_to_encode = num_texts - num_known if inputs.encoder else 0
-    num_to_index = count_to_index(totals, carried, shards)
     item_bytes = 4 * find_dim(inputs) + 4 * (2 * index.M + 1) + 8
     rates = read_rates(run.workspace)
     rate = {name: rates.get(name, default * num_cpus) for name, default in DEFAULT_RATES.items()}
-    largest = max((-(-totals[name] // count) for name, count in num_shards_of.items()), default=0)
+    largest = max((totals[name] >> (count.bit_length() - 1) for name, count in num_shards_of.items()), default=0)
     num_items = totals.total()
     return Plan(
         num_rows=source.num_rows,
@@ -102,7 +104,7 @@ def make_plan(config: Config) -> Plan:
         collections={name: (totals[name], count) for name, count in num_shards_of.items()},
         index_bytes=num_items * item_bytes,
         why_held=why_held(run, inputs),
-        why_rebuild=reason or why_other_shards(parent, num_shards_of),
+        why_rebuild=reason,
         num_to_index=num_to_index,
         seconds=num_to_encode / rate["encode"] + num_to_index / rate["build"],
         is_measured=set(rates) >= set(DEFAULT_RATES),
@@ -172,8 +174,7 @@ def select_range(keys: Keys, column: str, keys_in: KeyRange) -> pa.Table:
     """The rows of all parts whose `column` lies in the range."""
     tables = []
     for table in ray.get(keys):
-        values = table[column].to_numpy()
-        tables.append(table.filter(pa.array((values >= np.uint64(keys_in.low)) & (values <= np.uint64(keys_in.high)))))
+        tables.append(table.filter(pa.array(is_in(table[column].to_numpy(), keys_in))))
     return pa.concat_tables(tables)
 
 
@@ -192,8 +193,8 @@ class ShardChanges:
     """Texts whose vectors the parent has, those of a bucket once."""
 
 
-ShardKey = tuple[str, int]
-"""Collection and shard number."""
+ShardKey = tuple[str, KeyRange]
+"""Collection and id keys."""
 
 
 def compare(keys: Keys, store: Store, inputs: Inputs, compact_at: float) -> dict[ShardKey, ShardChanges]:
@@ -201,7 +202,7 @@ def compare(keys: Keys, store: Store, inputs: Inputs, compact_at: float) -> dict
     found = fan_out(
         lambda base: compare_shard.remote(keys, store, base, compact_at, total), inputs.base_shards, what="plan"
     )
-    return {(base.collection, base.shard.number): changes for base, changes in found}
+    return {(base.collection, base.keys): changes for base, changes in found}
 
 
 @ray.remote
@@ -231,6 +232,7 @@ def sum_changes(shards: dict[ShardKey, ShardChanges], num_items: int) -> dict[st
     return {"new": num_items - counts["changed"] - counts["unchanged"], **counts}
 
 
-def count_to_index(totals: Counter[str], carried: dict[ShardKey, Shard], shards: dict[ShardKey, ShardChanges]) -> int:
-    """Items whose shards are built whole: all but those of the shards that are carried over."""
-    return totals.total() - sum(shards[key].num_items - shards[key].num_to_index for key in carried)
+def count_carried(num_shards_of: dict[str, int], shards: dict[ShardKey, ShardChanges]) -> int:
+    """Items of the shards that are carried over: those that are a shard of the parent too, and have changed little."""
+    tonight = [(name, shard_range(number, total)) for name, total in num_shards_of.items() for number in range(total)]
+    return sum(shards[key].num_items - shards[key].num_to_index for key in tonight if key in shards)

@@ -96,8 +96,8 @@ def test_an_allowed_import_is_not_caught(source: str, path: str) -> None:
 
 LAYERS = {
     "indexing": [
-        ("clock", "errors"),
-        ("key_ranges", "ranks", "vectors", "catalogue", "store"),
+        ("clock", "errors", "key_ranges"),
+        ("id_keys", "ranks", "vectors", "catalogue", "store"),
         ("dense", "encoder"),
         ("release",),
         ("search",),

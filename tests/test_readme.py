@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from flow.conftest import ray_environment, shared_ray, short_folder  # noqa: F401  fixtures
-from support.documented import columns_of
 from support.tiny_encoder import write_tiny_encoder
 
 from indexing.catalogue.contract import CONTRACT
@@ -90,13 +89,6 @@ def test_every_snippet_of_the_readme_runs_as_pasted(checkout: Path, monkeypatch:
             run_shell(checkout, text)
         else:
             exec(compile(text, "README.md", "exec"), {})
-
-
-@pytest.mark.parametrize(("section", "kind"), [("Rows", "ids"), ("New rows", "new"), ("Vectors", "vectors")])
-def test_files_of_the_workspace_have_the_documented_columns(checkout: Path, section: str, kind: str) -> None:
-    schema = pq.read_schema(next((checkout / "build" / "demo" / "workspace").glob(f"items/*/{kind}-00000.parquet")))
-    found = [(field.name, re.sub(r"\w+: |\[32\]$", "", str(field.type))) for field in schema]
-    assert found == [(name, kind.replace("[dim]", "")) for name, kind in columns_of(section)]
 
 
 def test_metadata_of_a_shard_is_the_catalogue_without_ids(checkout: Path) -> None:

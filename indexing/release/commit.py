@@ -122,8 +122,9 @@ def upload_blobs(
     """Makes sure that the store has every blob; `fetch` returns the file of one that has to be sent.
 
     Two kinds of blobs are not sent again: those that `parent` lists, which no prune deletes, and those stored within
-    the last hour, for example by a killed run. Any other blob in the store may be about to be pruned, and sending it
-    again keeps it. `read_back` reads every byte back even where the store keeps a checksum. `on_blob` is called from
+    the last hour, for example by a killed run. Of the first, size and checksum are compared and nothing is read. Any
+    other blob in the store may be about to be pruned, and sending it again keeps it. `read_back` reads every byte back
+    even where the store keeps a checksum. `on_blob` is called from
     this thread once a blob is verified. Raises StoreUnavailable where the store has other bytes than were sent, and
     whatever the store raises; then nothing may be committed.
     """
@@ -131,6 +132,8 @@ def upload_blobs(
     young_from = store.now() - YOUNG_S
 
     def ensure(blob: Blob) -> tuple[Blob, bool]:
+        if blob.sha256 in kept and not read_back and find_blob(store, blob):
+            return blob, False
         return blob, _ensure_blob(store, blob, fetch, 0.0 if blob.sha256 in kept else young_from, read_back)
 
     counts = {True: [0, 0], False: [0, 0]}
@@ -208,12 +211,12 @@ def missing_blobs(store: Store, release: Release) -> list[str]:
 
     Compares sizes, and SHA-256 where the store reports it; reads no blob.
     """
-    return [sha256 for sha256, blob in release.blobs().items() if _find(store, blob) is None]
+    return [sha256 for sha256, blob in release.blobs().items() if find_blob(store, blob) is None]
 
 
 def _ensure_blob(store: Store, blob: Blob, fetch: Fetch, reuse_from: float, read_back: bool) -> bool:
     """Whether the blob was sent; one that was stored before `reuse_from` is sent again."""
-    found, key = _find(store, blob), blob_key(blob.sha256)
+    found, key = find_blob(store, blob), blob_key(blob.sha256)
     if found and found.modified >= reuse_from and _holds(store, blob, read_back):
         return False
     is_checked = store.upload(key, fetch(blob), sha256=blob.sha256)
@@ -224,14 +227,14 @@ def _ensure_blob(store: Store, blob: Blob, fetch: Fetch, reuse_from: float, read
 
 def _holds(store: Store, blob: Blob, read_back: bool) -> bool:
     """Whether the store has the blob, by its own checksum where it keeps one, else by reading it back."""
-    found = _find(store, blob)
+    found = find_blob(store, blob)
     if found is None:
         return False
     digest = None if read_back else found.sha256
     return (digest or hash_object(store, found.key)) == blob.sha256
 
 
-def _find(store: Store, blob: Blob) -> ObjectInfo | None:
+def find_blob(store: Store, blob: Blob) -> ObjectInfo | None:
     """The store's entry for the blob, if it has the right size and no other checksum."""
     info = store.head(blob_key(blob.sha256))
     if info is None or info.size_bytes != blob.size_bytes or info.sha256 not in (None, blob.sha256):

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexing.key_ranges import id_keys, key_range, range_of
-from indexing.release.manifest import Collection, Release
+from indexing.id_keys import id_keys, is_in
+from indexing.key_ranges import KeyRange
+from indexing.release.manifest import Collection, Release, Shard, keys_of_shard
 from indexing.release.shard import open_graph, read_live_rows
 from indexing.store.blobs import Fetch
 
@@ -55,20 +56,22 @@ class ReleaseDiff:
     """Of blobs that both releases list."""
 
 
+@dataclass(frozen=True)
+class Side:
+    """The shards of one collection of a release, and the id keys that each has."""
+
+    name: str
+    shards: list[tuple[Shard, KeyRange]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """The items of one collection whose ids fall in range `number` of `total`, in both releases."""
+    """The items of one collection whose ids fall in `keys`, in both releases."""
 
-    before: Collection | None
-    after: Collection | None
-    number: int
-    total: int
-
-    @property
-    def name(self) -> str:
-        side = self.after or self.before
-        assert side is not None
-        return side.name
+    name: str
+    before: Side | None
+    after: Side | None
+    keys: KeyRange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +88,7 @@ def diff_releases(
 
     Raises DamagedError for blobs that are not what the releases say, StoreUnavailable.
     """
-    ranges = plan_ranges(before.collections, after.collections)
+    ranges = plan_ranges(*(sides_of(release.collections, release.format_version) for release in (before, after)))
     parts = []
     for each in ranges:
         part = diff_range(each, before.dim, after.dim, fetch)
@@ -107,15 +110,22 @@ def diff_releases(
     )
 
 
-def plan_ranges(before: Sequence[Collection], after: Sequence[Collection]) -> list[Range]:
-    """As many ranges of each collection as it has shards, in that of the two releases that has more."""
-    sides = [{collection.name: collection for collection in release} for release in (before, after)]
+def plan_ranges(before: Sequence[Side], after: Sequence[Side]) -> list[Range]:
+    """The ranges of each collection's shards, in that of the two releases that has more."""
+    sides = [{side.name: side for side in release} for release in (before, after)]
     ranges = []
     for name in sorted(sides[0].keys() | sides[1].keys()):
-        old, new = (side.get(name) for side in sides)
-        total = max(len(side.shards) if side else 0 for side in (old, new))
-        ranges += [Range(before=old, after=new, number=number, total=total) for number in range(total)]
+        old, new = (by_name.get(name) for by_name in sides)
+        finer = max((side for side in (new, old) if side), key=lambda side: len(side.shards))
+        ranges += [Range(name=name, before=old, after=new, keys=keys) for _, keys in finer.shards]
     return ranges
+
+
+def sides_of(collections: Sequence[Collection], format_version: int) -> list[Side]:
+    return [
+        Side(each.name, [(shard, keys_of_shard(format_version, each, shard)) for shard in each.shards])
+        for each in collections
+    ]
 
 
 def diff_range(each: Range, dim_before: int, dim_after: int, fetch: Fetch) -> RangeDiff:
@@ -160,30 +170,27 @@ def sum_drift(parts: Iterable[RangeDiff]) -> Drift | None:
     )
 
 
-def _rows_of_range(side: Collection | None, each: Range, fetch: Fetch) -> pa.Table:
+def _rows_of_range(side: Side | None, each: Range, fetch: Fetch) -> pa.Table:
     """item_id, fingerprint, label and shard of the live items."""
     columns = {"item_id": pa.string(), "fingerprint": pa.binary(16), "label": pa.int64(), "shard": pa.int64()}
     tables = [pa.schema(list(columns.items())).empty_table()]
     if side is None:
         return tables[0]
-    keys = key_range(each.number, each.total)
-    for shard in side.shards:
-        mine = key_range(shard.number, len(side.shards))
-        if mine.low <= keys.high and keys.low <= mine.high:
+    for shard, mine in side.shards:
+        if mine.low <= each.keys.high and each.keys.low <= mine.high:
             rows = read_live_rows(fetch, shard, f"collection {side.name} shard {shard.number}")
             rows = rows.append_column("shard", pa.array(np.full(rows.num_rows, shard.number)))
-            is_inside = range_of(id_keys(rows["item_id"].to_pylist()), each.total) == each.number
-            tables.append(rows.filter(pa.array(is_inside)))
+            tables.append(rows.filter(pa.array(is_in(id_keys(rows["item_id"].to_pylist()), each.keys))))
     return pa.concat_tables(tables)
 
 
-def _vectors(dim: int, side: Collection | None, rows: pa.Table, fetch: Fetch) -> np.ndarray:
+def _vectors(dim: int, side: Side | None, rows: pa.Table, fetch: Fetch) -> np.ndarray:
     """float32 (num_rows, dim)."""
     vectors = np.empty((rows.num_rows, dim), np.float32)
     if side is None:
         return vectors
     shards, labels = rows["shard"].to_numpy(), rows["label"].to_numpy()
     for number in np.unique(shards):
-        graph = open_graph(fetch, dim, side.shards[number], f"collection {side.name} shard {number}")
+        graph = open_graph(fetch, dim, side.shards[number][0], f"collection {side.name} shard {number}")
         vectors[shards == number] = graph.vectors(labels[shards == number])
     return vectors

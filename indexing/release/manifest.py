@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from indexing.dense.params import IndexParams
 from indexing.errors import DamagedError
+from indexing.key_ranges import KeyRange, key_range, shard_range
 from indexing.release.codec import MAX_INT, check_distinct, decode_strict, encode_canonical, refuse
 from indexing.release.encoder_entry import EncoderEntry, check_encoder
 from indexing.release.hold import Hold
@@ -17,6 +18,8 @@ from indexing.store.blobs import SHA256, Blob
 MAX_RELEASE_BYTES = 32 * 1024 * 1024
 MAX_DIM = 65_536
 RELEASES_PREFIX = "releases/"
+FORMAT_VERSION: Literal[2] = 2
+"""Of what is written; all versions before it are read."""
 _RELEASE_KEY = re.compile(r"releases/(\d{20})\.json", re.ASCII)
 
 
@@ -26,9 +29,13 @@ class Delta:
 
     num_rows: int
     items: Blob
-    """Parquet, label order: item_id string, fingerprint fixed_size_binary(16), vector fixed_size_list<float32>."""
+    """As the shard's. In format version 1 also: vector fixed_size_list<float32>."""
     metadata: Blob
-    """Parquet, label order: the columns to display."""
+    """As the shard's."""
+    index: Blob | None = None
+    """A graph of its own, as the shard's; None in format version 1."""
+    num_nodes: int | None = None
+    """As the shard's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +56,13 @@ class Shard:
     num_items: int
     """Rows that are not tombstones."""
     index: Blob
-    """HNSW file as hnswlib saves it; label = row of `items` and `metadata`."""
+    """HNSW file as hnswlib saves it, with a node for each distinct fingerprint, in the order of their first rows."""
     items: Blob
     """Parquet, label order: item_id string, fingerprint fixed_size_binary(16)."""
     metadata: Blob
     """Parquet, label order: the columns to display."""
+    num_nodes: int | None = None
+    """Of the graph; None where it has one for each row, as in format version 1."""
     deltas: tuple[Delta, ...] | None = None
     """Oldest first; None while there are none."""
     tombstones: Tombstones | None = None
@@ -68,11 +77,19 @@ class Shard:
         """Of the graph alone."""
         return self.num_rows - sum(delta.num_rows for delta in self.deltas or ())
 
+    @property
+    def change_share(self) -> float:
+        """Tombstones and rows of deltas, as a share of the rows that the graph was built from."""
+        num_deleted = self.tombstones.num_rows if self.tombstones else 0
+        return (num_deleted + self.num_rows - self.num_base_rows) / self.num_base_rows
+
     def blobs(self) -> Iterator[tuple[str, Blob]]:
         """Every blob with the path of its field."""
         yield from (("index", self.index), ("items", self.items), ("metadata", self.metadata))
         for i, delta in enumerate(self.deltas or ()):
             yield from ((f"deltas[{i}].items", delta.items), (f"deltas[{i}].metadata", delta.metadata))
+            if delta.index:
+                yield f"deltas[{i}].index", delta.index
         if self.tombstones:
             yield "tombstones.labels", self.tombstones.labels
 
@@ -99,7 +116,7 @@ class Signature:
 class Release:
     """One release file. Its number is its name: releases/%020d.json."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = FORMAT_VERSION
     number: int
     parent: int | None
     """number - 1, or None for the first release of a store."""
@@ -135,6 +152,10 @@ class Release:
     def num_items(self) -> int:
         return sum(collection.num_items for collection in self.collections)
 
+    def keys_of(self, collection: Collection, shard: Shard) -> KeyRange:
+        """The id keys whose items are in the shard."""
+        return keys_of_shard(self.format_version, collection, shard)
+
     def blobs(self) -> dict[str, Blob]:
         """Every blob the release needs, once each, by sha256."""
         return {blob.sha256: blob for _, blob in _named_blobs(self)}
@@ -142,6 +163,11 @@ class Release:
     @property
     def size_bytes(self) -> int:
         return sum(blob.size_bytes for blob in self.blobs().values())
+
+
+def keys_of_shard(format_version: int, collection: Collection, shard: Shard) -> KeyRange:
+    find = key_range if format_version == 1 else shard_range
+    return find(shard.number, len(collection.shards))
 
 
 def release_key(number: int) -> str:
@@ -169,7 +195,7 @@ def parse_release(data: bytes) -> Release:
     check_digest(data)
     _check_head(release)
     for position, collection in enumerate(release.collections):
-        _check_collection(collection, f"collections[{position}]")
+        _check_collection(collection, release.format_version, f"collections[{position}]")
     check_distinct([collection.name for collection in release.collections], "collections")
     if release.encoder is not None:
         check_encoder(release.encoder, release.dim)
@@ -201,7 +227,7 @@ def _check_head(release: Release) -> None:
         refuse("holds", "at least one, or no such field", release.holds)
 
 
-def _check_collection(collection: Collection, path: str) -> None:
+def _check_collection(collection: Collection, version: int, path: str) -> None:
     if not collection.name:
         refuse(f"{path}.name", "a name", collection.name)
     if collection.ef_search < 1:
@@ -213,22 +239,31 @@ def _check_collection(collection: Collection, path: str) -> None:
             refuse(f"{path}.shards[{position}].number", position, shard.number)
         if shard.num_items < 1:
             refuse(f"{path}.shards[{position}].num_items", "1 or more", shard.num_items)
-        _check_changes(shard, f"{path}.shards[{position}]")
+        _check_changes(shard, version, f"{path}.shards[{position}]")
     total = sum(shard.num_items for shard in collection.shards)
     if collection.num_items != total:
         refuse(f"{path}.num_items", f"{total}, the sum of its shards", collection.num_items)
 
 
-def _check_changes(shard: Shard, path: str) -> None:
+def _check_changes(shard: Shard, version: int, path: str) -> None:
     if shard.deltas is not None and not shard.deltas:
         refuse(f"{path}.deltas", "at least one, or no such field", shard.deltas)
     for position, delta in enumerate(shard.deltas or ()):
         if delta.num_rows < 1:
             refuse(f"{path}.deltas[{position}].num_rows", "1 or more", delta.num_rows)
+        if (delta.index is None) != (version == 1):
+            refuse(f"{path}.deltas[{position}].index", "a graph from format version 2 on, not before", delta.index)
+        _check_nodes(delta.num_nodes, delta.num_rows, version, f"{path}.deltas[{position}]")
     if shard.tombstones and shard.tombstones.num_rows < 1:
         refuse(f"{path}.tombstones.num_rows", "1 or more", shard.tombstones.num_rows)
     if shard.num_base_rows < 1:
         refuse(f"{path}.num_items", "more rows than the deltas have", shard.num_items)
+    _check_nodes(shard.num_nodes, shard.num_base_rows, version, path)
+
+
+def _check_nodes(num_nodes: int | None, num_rows: int, version: int, path: str) -> None:
+    if num_nodes is not None and not (version > 1 and 1 <= num_nodes < num_rows):
+        refuse(f"{path}.num_nodes", f"less than {num_rows} rows, from format version 2 on", num_nodes)
 
 
 def _check_blobs(release: Release) -> None:

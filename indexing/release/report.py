@@ -57,6 +57,8 @@ class CollectionReport:
     recall_at_10_by_ef: dict[str, float]
     recall_loss: dict[str, RecallLoss]
     """By slice, and over `all`."""
+    measured_in: int | None = None
+    """The release whose figures these are, where only what is new was measured since; None where all was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
 """A shard of a release, from local files: its graph with what has changed since it was built, its ids, its metadata.
 
-Labels count the rows of the graph, then those of each delta; a tombstone takes a label out of every search.
+Labels count the rows of the shard, then those of each delta; a tombstone takes a label out of every search.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexing.dense.hnsw import Graph, load_graph
+from indexing.dense.hnsw import load_graph
+from indexing.dense.shard_graph import Segment, ShardGraph, node_numbers
 from indexing.errors import DamagedError, first_line
-from indexing.release.manifest import Collection, Shard
+from indexing.release.manifest import Collection, Delta, Shard
 from indexing.store.blobs import Blob, Fetch
 from indexing.vectors import NORM_TOLERANCE
 
@@ -30,7 +31,7 @@ class LoadedShard:
     num_rows: int
     """Labels, those of tombstones included."""
     ef_search: int
-    graph: Graph
+    graph: ShardGraph
     item_ids: pa.StringArray
     """string (num_rows,), by label."""
     read_metadata: Callable[[], pa.Table]
@@ -53,7 +54,7 @@ def load_shard(fetch: Fetch, dim: int, collection: Collection, shard: Shard) -> 
         num_items=shard.num_items,
         num_rows=shard.num_rows,
         ef_search=collection.ef_search,
-        graph=open_graph(fetch, dim, shard, where),
+        graph=make_graph(fetch, dim, shard, rows, where),
         item_ids=rows["item_id"].combine_chunks(),
         read_metadata=lambda: read_metadata(lambda blob: mapped[blob.sha256], shard, where),
     )
@@ -67,51 +68,75 @@ def map_file(path: Path) -> pa.Buffer:
         return file.read_buffer()
 
 
-def open_graph(fetch: Fetch, dim: int, shard: Shard, where: str) -> Graph:
-    """The shard's graph as it is served: the deltas' rows inserted, then the tombstones deleted."""
+def open_graph(fetch: Fetch, dim: int, shard: Shard, where: str) -> ShardGraph:
+    """The shard's graphs as they are served. Raises DamagedError."""
+    return make_graph(fetch, dim, shard, read_rows(fetch, shard, where), where)
+
+
+def make_graph(fetch: Fetch, dim: int, shard: Shard, rows: pa.Table, where: str) -> ShardGraph:
+    """The shard's graphs as they are served; `rows` as `read_rows` gives them."""
+    is_live = np.ones(shard.num_rows, bool)
+    is_live[read_tombstones(fetch, shard, where)] = False
+    if any(delta.index is None for delta in shard.deltas or ()):
+        return ShardGraph([open_inserted(fetch, dim, shard, is_live, rows, where)], [shard.num_rows])
+    segments, sizes, first = [], [], 0
+    for part, num_rows in parts_of(shard):
+        of_part = rows.slice(first, num_rows)
+        nodes = part_nodes(part, of_part, where)
+        assert part.index is not None
+        graph = load_graph(fetch(part.index), dim, part.num_nodes or num_rows)
+        ids = of_part["item_id"].combine_chunks()
+        segments.append(Segment(graph, is_live[first : first + num_rows], nodes, ids))
+        sizes.append(num_rows)
+        first += num_rows
+    return ShardGraph(segments, sizes)
+
+
+def parts_of(shard: Shard) -> list[tuple[Shard | Delta, int]]:
+    """What has a graph of its own, and its rows: the shard itself, then its deltas."""
+    return [(shard, shard.num_base_rows), *((delta, delta.num_rows) for delta in shard.deltas or ())]
+
+
+def part_nodes(part: Shard | Delta, rows: pa.Table, where: str) -> np.ndarray | None:
+    """The node of each of its rows; None where row i has node i."""
+    if part.num_nodes is None:
+        return None
+    nodes = node_numbers(rows["fingerprint"].combine_chunks())
+    if nodes.max() + 1 != part.num_nodes:
+        raise DamagedError(f"items of {where}: expected {part.num_nodes} fingerprints, got {nodes.max() + 1}")
+    return nodes
+
+
+def open_inserted(fetch: Fetch, dim: int, shard: Shard, is_live: np.ndarray, rows: pa.Table, where: str) -> Segment:
+    """Of format version 1, whose deltas have no graphs: their rows are inserted into that of the shard."""
     graph = load_graph(fetch(shard.index), dim, shard.num_base_rows)
-    deleted = read_tombstones(fetch, shard, where)
-    parts = [
+    vectors = [
         read_delta_vectors(fetch(delta.items), dim, delta.num_rows, f"delta {number} of {where}")
         for number, delta in enumerate(shard.deltas or ())
     ]
-    if parts:
-        labels = np.arange(shard.num_base_rows, shard.num_rows)
-        is_live = ~np.isin(labels, deleted)
-        graph.insert(labels[is_live], np.concatenate(parts)[is_live])
-    graph.delete(deleted[deleted < shard.num_base_rows])
-    return graph
-
-
-def live_vectors(fetch: Fetch, dim: int, shard: Shard, where: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(labels, float32 (some rows, dim)) over all items, by label; deltas need not be inserted for this."""
-    graph, deleted = load_graph(fetch(shard.index), dim, shard.num_base_rows), read_tombstones(fetch, shard, where)
-    graph.delete(deleted[deleted < shard.num_base_rows])
-    yield from graph.blocks(BLOCK_ROWS)
-    first = shard.num_base_rows
-    for number, delta in enumerate(shard.deltas or ()):
-        vectors = read_delta_vectors(fetch(delta.items), dim, delta.num_rows, f"delta {number} of {where}")
-        labels = np.arange(first, first + delta.num_rows)
-        is_live = ~np.isin(labels, deleted)
-        yield labels[is_live], vectors[is_live]
-        first += delta.num_rows
+    labels = np.arange(shard.num_base_rows, shard.num_rows)
+    graph.insert(labels, np.concatenate(vectors))
+    return Segment(graph, is_live, None, rows["item_id"].combine_chunks())
 
 
 def read_vectors(fetch: Fetch, dim: int, shard: Shard, labels: np.ndarray, where: str) -> np.ndarray:
     """float32 (num_labels, dim) of any labels, those of tombstones included. Raises DamagedError."""
+    rows = read_rows(fetch, shard, where)
     vectors = np.empty((len(labels), dim), np.float32)
-    is_inside = labels < shard.num_base_rows
-    if is_inside.any():
-        graph = load_graph(fetch(shard.index), dim, shard.num_base_rows)
-        for rows in np.array_split(np.flatnonzero(is_inside), -(-int(is_inside.sum()) // BLOCK_ROWS)):
-            vectors[rows] = graph.vectors(labels[rows])
-    first = shard.num_base_rows
-    for number, delta in enumerate(shard.deltas or ()):
-        is_inside = (labels >= first) & (labels < first + delta.num_rows)
-        if is_inside.any():
-            found = read_delta_vectors(fetch(delta.items), dim, delta.num_rows, f"delta {number} of {where}")
-            vectors[is_inside] = found[labels[is_inside] - first]
-        first += delta.num_rows
+    first = 0
+    for number, (part, num_rows) in enumerate(parts_of(shard)):
+        of_part = np.flatnonzero((labels >= first) & (labels < first + num_rows))
+        if len(of_part):
+            wanted, nodes = labels[of_part] - first, part_nodes(part, rows.slice(first, num_rows), where)
+            if part.index is None:
+                found = read_delta_vectors(fetch(part.items), dim, num_rows, f"delta {number - 1} of {where}")
+                vectors[of_part] = found[wanted]
+            else:
+                graph = load_graph(fetch(part.index), dim, part.num_nodes or num_rows)
+                wanted = wanted if nodes is None else nodes[wanted]
+                for block in np.array_split(np.arange(len(wanted)), -(-len(wanted) // BLOCK_ROWS)):
+                    vectors[of_part[block]] = graph.vectors(wanted[block])
+        first += num_rows
     return vectors
 
 

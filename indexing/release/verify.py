@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from indexing.encoder.locate import files_digest
 from indexing.errors import DamagedError
-from indexing.key_ranges import id_keys, range_of
+from indexing.id_keys import id_keys, is_in
 from indexing.release.encoder_entry import EncoderEntry
 from indexing.release.manifest import Collection, Release, Shard
 from indexing.release.shard import load_shard, read_live_rows, read_metadata
@@ -46,7 +46,7 @@ def verify_release(store: Store, release: Release, on_blob: Callable[[Blob], Non
     checks: list[tuple[list[Blob], Check]] = []
     for collection in release.collections:
         for shard in collection.shards:
-            check = partial(_check_shard, release.dim, collection, shard, loading)
+            check = partial(_check_shard, release, collection, shard, loading)
             checks.append(([blob for _, blob in shard.blobs()], check))
     in_shards = {blob.sha256 for blobs, _ in checks for blob in blobs}
     checks += [([blob], lambda fetch: None) for sha256, blob in release.blobs().items() if sha256 not in in_shards]
@@ -83,17 +83,17 @@ def _check_blobs(store: Store, blobs: list[Blob], check: Check) -> list[str]:
     return problems
 
 
-def _check_shard(dim: int, collection: Collection, shard: Shard, loading: threading.Lock, fetch: Fetch) -> None:
+def _check_shard(release: Release, collection: Collection, shard: Shard, loading: threading.Lock, fetch: Fetch) -> None:
     """An id must be distinct and lie in its shard's key range, so no id can be in two shards of a collection."""
     where = f"collection {collection.name} shard {shard.number}"
     with loading:
-        load_shard(fetch, dim, collection, shard)
+        load_shard(fetch, release.dim, collection, shard)
     item_ids = read_live_rows(fetch, shard, where)["item_id"]
     num_distinct = pc.count_distinct(item_ids).as_py()
     if num_distinct != shard.num_items:
         raise DamagedError(f"items of {where}: expected {shard.num_items} distinct ids, got {num_distinct}")
-    numbers = range_of(id_keys(item_ids.to_pylist()), len(collection.shards))
-    num_foreign = int((numbers != shard.number).sum())
+    is_own = is_in(id_keys(item_ids.to_pylist()), release.keys_of(collection, shard))
+    num_foreign = int((~is_own).sum())
     if num_foreign:
         raise DamagedError(f"items of {where}: expected only ids of this shard, got {num_foreign} of others")
     read_metadata(fetch, shard, where)

@@ -125,7 +125,7 @@ class IndexConfig:
     """The HNSW graphs."""
 
     rows_per_shard: Annotated[Integer, Ge(1)] = 250_000
-    """Most items that a shard may have."""
+    """Items of a shard: some three quarters of it on average, at most half as many again; a larger one is split."""
     M: Annotated[Integer, Ge(2), Le(128)] = IndexParams.M
     """Links of a node in the HNSW graph."""
     ef_construction: Annotated[Integer, Ge(2)] = 128
@@ -136,8 +136,10 @@ class IndexConfig:
     """What links the nodes: faiss on all cores, or hnswlib on one core per shard. The file is hnswlib's either way."""
     recall_target: Annotated[Number, Gt(0), Le(1)] = 0.95
     """recall@10 that the chosen `ef_search` must reach, against exact search."""
-    compact_at: Share = 0.15
+    compact_at: Share = 0.25
     """A shard is rebuilt from scratch once tombstones and deltas exceed this share of the rows it was built from."""
+    compact_budget: Share = 0.1
+    """Share of all items whose shards may be rebuilt earlier, those with most changes first, to spread rebuilds."""
 
     @model_validator(mode="after")
     def _candidates_suffice_for_links(self) -> Self:
@@ -168,6 +170,8 @@ class ValidationConfig:
     """Largest mean drift (1 - cosine) of items' vectors since the parent release; null: not measured."""
     min_overlap: Share | None = None
     """Smallest share of the ten hits of `queries` that the parent release finds too; null: not measured."""
+    full_every: Annotated[Integer, Ge(1)] = 7
+    """Every how many releases all is measured; in those between only what is new. 1: always all."""
     on_drift: Literal["fail", "warn"] = "fail"
     """What happens when `max_drift` or `min_overlap` fails: fail, or warn and publish."""
 

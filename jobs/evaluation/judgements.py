@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexing.errors import DataError
-from indexing.key_ranges import id_keys
+from indexing.id_keys import id_keys
 from indexing.ranks import numbers, sorted_numbers
 from jobs.inputs.inputs import Inputs
 from jobs.inputs.items import scan_items

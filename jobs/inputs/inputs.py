@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from indexing.key_ranges import KeyRange, key_range
+from indexing.key_ranges import KeyRange
 from indexing.release.manifest import Release, Shard
 from jobs.inputs.catalogue import Source, scan_source
 from jobs.inputs.encoder import EncoderInput, read_encoder
@@ -57,7 +57,7 @@ class Inputs:
         if self.base is None:
             return []
         found = [
-            BaseShard(collection.name, shard, key_range(shard.number, len(collection.shards)), self.base.dim)
+            BaseShard(collection.name, shard, self.base.keys_of(collection, shard), self.base.dim)
             for collection in self.base.collections
             for shard in collection.shards
         ]

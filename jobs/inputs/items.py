@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 import ray
 
 from cluster.fanout import fan_out
-from indexing.key_ranges import id_keys
+from indexing.id_keys import id_keys
 from indexing.ranks import text_ranks
 from jobs.inputs.catalogue import Part, Source
 from jobs.inputs.rows import RowRules, check_part

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from indexing.catalogue.contract import conform_table, no_rows, split_rows
 from indexing.catalogue.text import parse_templates, render_texts, row_fingerprints
-from indexing.key_ranges import id_keys
+from indexing.id_keys import id_keys
 from indexing.search.values import plain_value
 from jobs.config.schema import Config
 from jobs.inputs.catalogue import RESERVED, Part, Source

@@ -11,7 +11,7 @@ import ray
 
 from cluster.fanout import fan_out
 from indexing.dense.params import K
-from indexing.release.diff import Drift, Range, RangeDiff, diff_range, overlap, plan_ranges, sum_drift
+from indexing.release.diff import Drift, Range, RangeDiff, diff_range, overlap, plan_ranges, sides_of, sum_drift
 from indexing.release.manifest import Release
 from indexing.release.report import CollectionReport, Gate
 from indexing.search.held_encoder import load_release_encoder
@@ -22,6 +22,7 @@ from jobs.inputs.inputs import Inputs
 from jobs.quality.full_search import ReleaseFiles, built_files, search_release
 from jobs.quality.gates import at_least, at_most
 from jobs.run import Run
+from jobs.workspace.blobs import built_blobs
 from jobs.workspace.records import BuiltShard
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def drift_gates(
     if parent is None or not has_drift_limits(run.config):
         return []
     gates = []
-    before = ReleaseFiles(parent.collections, parent.dim, run.workspace, run.store)
+    before = ReleaseFiles(parent.collections, parent.dim, run.workspace, run.store, parent.format_version)
     after = built_files(run, shards, reports)
     if limits.max_drift is not None and (drift := measure_drift(before, after)):
         gates.append(at_most("mean drift of vectors", "all", drift.mean, limits.max_drift))
@@ -63,14 +64,14 @@ def drift_gates(
 
 def measure_drift(before: ReleaseFiles, after: ReleaseFiles) -> Drift | None:
     """How far the vectors of the items that are in both have moved; None where they can't be compared."""
-    ranges = plan_ranges(before.collections, after.collections)
+    ranges = plan_ranges(*(sides_of(files.collections, files.format_version) for files in (before, after)))
     found = fan_out(lambda each: compare_range.remote(each, before, after), ranges, what="drift")
     return sum_drift(part for _, part in found)
 
 
 @ray.remote
 def compare_range(each: Range, before: ReleaseFiles, after: ReleaseFiles) -> RangeDiff:
-    with after.fetching() as fetch:
+    with built_blobs(after.workspace, after.store) as fetch:
         return diff_range(each, before.dim, after.dim, fetch)
 
 

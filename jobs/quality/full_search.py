@@ -1,25 +1,21 @@
 """Full retrieval through Ray: many queries against every shard of a release, published or just built."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import ray
 
 from cluster.fanout import fan_out
 from indexing.dense.exact import exact_search, merge_top_k
-from indexing.dense.hnsw import Graph
-from indexing.release.manifest import Collection, Shard
+from indexing.dense.shard_graph import ShardGraph
+from indexing.release.manifest import FORMAT_VERSION, Collection, Shard
 from indexing.release.report import CollectionReport
-from indexing.release.shard import open_graph, read_rows
+from indexing.release.shard import make_graph, read_rows
 from indexing.store import Store
-from indexing.store.blobs import Blob, Fetch
-from indexing.store.cache import downloads
 from jobs.quality.best_hits import QUERIES_PER_BLOCK, BestHits, Hits, shard_hits
 from jobs.run import Run
-from jobs.workspace.blobs import local_blobs, workspace_key
+from jobs.workspace.blobs import built_blobs
 from jobs.workspace.records import BuiltShard
 
 BLOCK_ROWS = 8192
@@ -34,19 +30,9 @@ class ReleaseFiles:
     collections: Sequence[Collection]
     dim: int
     workspace: Store
-    """Searched first: what was built tonight is only there, and what was carried over is there too."""
+    """Searched first: what was built tonight is only there."""
     store: Store
-
-    @contextmanager
-    def fetching(self) -> Iterator[Fetch]:
-        with local_blobs(self.workspace) as fetch_built, downloads(self.store) as fetch_published:
-
-            def fetch(blob: Blob) -> Path:
-                if self.workspace.head(workspace_key(blob)) is not None:
-                    return fetch_built(blob)
-                return fetch_published(blob)
-
-            yield fetch
+    format_version: int = FORMAT_VERSION
 
 
 def built_files(run: Run, shards: Sequence[BuiltShard], reports: Mapping[str, CollectionReport]) -> ReleaseFiles:
@@ -95,8 +81,9 @@ def search_ids(
 ) -> Hits:
     """The hits of one shard that reach `floor`, float32 (num_queries,)."""
     where = f"shard {shard.number}"
-    with files.fetching() as fetch:
-        graph, rows = open_graph(fetch, files.dim, shard, where), read_rows(fetch, shard, where)
+    with built_blobs(files.workspace, files.store) as fetch:
+        rows = read_rows(fetch, shard, where)
+        graph = make_graph(fetch, files.dim, shard, rows, where)
     k = min(k, shard.num_items)
     if exact:
         return shard_hits([search_exactly(graph, queries, k)], floor, rows["item_id"])
@@ -105,7 +92,7 @@ def search_ids(
     return shard_hits(blocks, floor, rows["item_id"])
 
 
-def search_exactly(graph: Graph, queries: np.ndarray, k: int) -> Found:
+def search_exactly(graph: ShardGraph, queries: np.ndarray, k: int) -> Found:
     """Labels and scores of the k best (or all, where there are fewer) of each query, in one pass over the vectors."""
     found = None
     for block_labels, vectors in graph.blocks(BLOCK_ROWS):

@@ -10,14 +10,14 @@ import ray
 from cluster.fanout import fan_out, peak_memory_bytes
 from indexing.dense.load_check import check_loads
 from indexing.release.report import Gate
-from indexing.release.shard import live_vectors, read_live_rows, read_metadata
+from indexing.release.shard import BLOCK_ROWS, open_graph, parts_of, read_live_rows, read_metadata
 from indexing.store import Store
 from indexing.vectors import count_bad_vectors
 from jobs.progress import Bar
 from jobs.quality.gates import equal
 from jobs.quality.sample import Drawn, Sample, draw, make_sample, merge_drawn, read_traits
 from jobs.run import Run
-from jobs.workspace.blobs import local_blobs
+from jobs.workspace.blobs import built_blobs
 from jobs.workspace.records import BuiltShard
 
 
@@ -47,7 +47,7 @@ def inspect_shards(run: Run, shards: Sequence[BuiltShard], bar: Bar) -> Inspecti
     gates: dict[str, list[Gate]] = {}
     peak = 0
     for shard, found in fan_out(
-        lambda shard: inspect_shard.remote(run.workspace, shard, num_samples), shards, what="validate"
+        lambda shard: inspect_shard.remote(run.workspace, run.store, shard, num_samples), shards, what="validate"
     ):
         bar.advance(shard.entry.num_items)
         name = shard.collection
@@ -71,15 +71,17 @@ def shard_gates(shard: BuiltShard, found: ShardInspection) -> list[Gate]:
 
 
 @ray.remote
-def inspect_shard(workspace: Store, shard: BuiltShard, num_samples: int) -> ShardInspection:
+def inspect_shard(workspace: Store, store: Store, shard: BuiltShard, num_samples: int) -> ShardInspection:
     """Reads every id and vector of the shard, block by block, and draws a sample."""
     entry = shard.entry
-    with local_blobs(workspace) as fetch:
+    with built_blobs(workspace, store) as fetch:
         num_ids = pc.count_distinct(read_live_rows(fetch, entry, str(shard))["item_id"]).as_py()
         traits = read_traits(read_metadata(fetch, entry, str(shard)))
-        check_loads(fetch(entry.index), shard.dim, entry.num_base_rows, str(shard))
+        for part, num_rows in parts_of(entry):
+            assert part.index is not None
+            check_loads(fetch(part.index), shard.dim, part.num_nodes or num_rows, str(shard))
         bad, drawn = np.zeros(2, dtype=np.int64), None
-        for labels, vectors in live_vectors(fetch, shard.dim, entry, str(shard)):
+        for labels, vectors in open_graph(fetch, shard.dim, entry, str(shard)).blocks(BLOCK_ROWS):
             bad += count_bad_vectors(vectors)
             of_block = draw(vectors, traits.take(labels), num_samples)
             drawn = merge_drawn(drawn, of_block, num_samples) if drawn else of_block

@@ -21,7 +21,7 @@ from jobs.quality.full_search import Found, search_exactly
 from jobs.quality.recall import EF_GRID, found_by_graph, recall_by_score
 from jobs.quality.recall_loss import NUM_ITEMS, NUM_NEAR, Near, merge_near, texts_of
 from jobs.run import Run
-from jobs.workspace.blobs import local_blobs
+from jobs.workspace.blobs import built_blobs
 from jobs.workspace.records import BuiltShard
 
 
@@ -84,7 +84,7 @@ def search_shards(
     merged: dict[str, Hits] = {}
     for shard, hits in fan_out(
         lambda shard: search_shard.remote(
-            run.workspace, rules, shard, first_rows[str(shard)], queries[shard.collection], efs
+            run.workspace, run.store, rules, shard, first_rows[str(shard)], queries[shard.collection], efs
         ),
         shards,
         what="validate",
@@ -107,9 +107,15 @@ def number_rows(shards: Sequence[BuiltShard]) -> dict[str, int]:
 
 @ray.remote
 def search_shard(
-    workspace: Store, rules: RowRules, shard: BuiltShard, first_row: int, queries: np.ndarray, efs: Sequence[int]
+    workspace: Store,
+    store: Store,
+    rules: RowRules,
+    shard: BuiltShard,
+    first_row: int,
+    queries: np.ndarray,
+    efs: Sequence[int],
 ) -> Hits:
-    with local_blobs(workspace) as fetch:
+    with built_blobs(workspace, store) as fetch:
         graph = open_graph(fetch, shard.dim, shard.entry, str(shard))
         labels, scores = search_exactly(graph, queries, NUM_NEAR)
         near = None

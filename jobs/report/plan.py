@@ -24,7 +24,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         names = ("new", "changed", "unchanged", "deleted")
         changes = ", ".join(f"{plan.changes[name]:,} {name}" for name in names)
         lines.insert(2, f"items         {changes} since the current release")
-    reason = plan.why_rebuild or "in shards that have changed too much; the others are carried over"
+    reason = plan.why_rebuild or "in shards that are new or have changed too much; the others are carried over"
     lines.insert(-3, f"build         {plan.num_to_index:,} items: {reason}")
     if plan.why_held:
         lines.append(f"publish       nothing: {plan.why_held}")

@@ -7,11 +7,12 @@ not built again; where little has changed since the parent release, its graph st
 
 import hashlib
 import tempfile
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import ray
 
@@ -19,11 +20,11 @@ from cluster.fanout import fan_out, peak_memory_bytes
 from cluster.nodes import cores_of_nodes
 from indexing.dense.build import build_graph
 from indexing.dense.params import IndexParams
-from indexing.key_ranges import key_range, num_shards
+from indexing.dense.shard_graph import first_rows, node_numbers
+from indexing.key_ranges import KeyRange, num_shards, shard_range
 from indexing.release.codec import to_plain
 from indexing.release.manifest import Release, Shard
-from indexing.store import Store
-from indexing.store.blobs import Blob, file_blob
+from indexing.store.blobs import file_blob
 from jobs.config.schema import Config
 from jobs.inputs.inputs import Inputs
 from jobs.progress import Bar
@@ -37,8 +38,8 @@ from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.parquet import parquet_bytes
 from jobs.workspace.records import Built, BuiltGraph, BuiltShard, Prepared
 
-FORMAT = 3
-RANGES = 2
+FORMAT = 4
+RANGES = 3
 """How a collection's items are split into shards; shards split in another way are built again from the same graphs."""
 
 
@@ -79,30 +80,58 @@ def build_filled(
     """(every shard, by collection and number; the largest peak memory of a worker, in bytes).
 
     A release has no empty shard, and the shard of an id follows from its key and the number of shards alone. So a
-    collection that leaves a key range without items, as very small ones do, is built again with half as many shards.
+    collection that leaves a shard without items, as very small ones do, is built again with half as many shards.
     """
-    rows_per_shard, counts = run.config.index.rows_per_shard, prepared.num_items
-    totals = {name: num_shards(count, rows_per_shard) for name, count in counts.items()}
-    filled: list[BuiltShard] = []
-    memory: list[int] = []
+    index, counts, before = run.config.index, prepared.num_items, shards_before(parent)
+    totals = {name: num_shards(count, index.rows_per_shard, before.get(name)) for name, count in counts.items()}
+    filled: list[tuple[ShardTask, BuiltShard]] = []
+    peak = 0
     while totals:
-        found: dict[str, list[BuiltShard]] = {name: [] for name in totals}
         tasks = plan_shards(run, inputs, prepared, parent, totals)
+        found, peak_of_round = build_shards(tasks)
+        peak = max(peak, peak_of_round)
+        num_found = Counter(task.rows.collection for task, _ in found)
+        full = {name for name, total in totals.items() if num_found[name] == total}
+        filled += [(task, shard) for task, shard in found if task.rows.collection in full]
+        bar.advance(sum(counts[name] for name in full))
+        totals = {name: total // 2 for name, total in totals.items() if name not in full}
+    worn = worn_shards(filled, index.compact_at, index.compact_budget)
+    num_threads = threads_of_a_shard(max(1, len(worn)))
+    whole, peak_of_round = build_shards([replace(task, parent=None, num_threads=num_threads) for task in worn])
+    shards = {str(shard): shard for _, shard in [*filled, *whole]}
+    by_name = sorted(shards.values(), key=lambda shard: (shard.collection, shard.entry.number))
+    return tuple(by_name), max(peak, peak_of_round)
+
+
+def build_shards(tasks: Sequence[ShardTask]) -> tuple[list[tuple[ShardTask, BuiltShard]], int]:
+    """(tasks with their shards, those without items left out; the largest peak memory). Raises BaseDamaged."""
+    found, damaged, peaks = [], set[str](), [0]
+    if tasks:
         submit = build_shard.options(num_cpus=tasks[0].num_threads).remote
-        damaged: set[str] = set()
         for task, (shard, damaged_of_shard, peak) in fan_out(submit, tasks, what="build"):
-            memory.append(peak)
+            peaks.append(peak)
             damaged.update(damaged_of_shard)
             if shard:
-                found[task.rows.collection].append(shard)
-        if damaged:
-            raise BaseDamaged(damaged)
-        for name, shards in found.items():
-            if len(shards) == totals[name]:
-                filled += shards
-                bar.advance(counts[name])
-        totals = {name: total // 2 for name, total in totals.items() if len(found[name]) < total}
-    return tuple(sorted(filled, key=lambda shard: (shard.collection, shard.entry.number))), max(memory)
+                found.append((task, shard))
+    if damaged:
+        raise BaseDamaged(damaged)
+    return found, max(peaks)
+
+
+def worn_shards(
+    built: Sequence[tuple[ShardTask, BuiltShard]], compact_at: float, compact_budget: float
+) -> list[ShardTask]:
+    """Shards that are rebuilt before they must be, so that they do not all have to be in one night; worst first.
+
+    Only those that have used up half of `compact_at`, of `compact_budget` of all items at most.
+    """
+    left = compact_budget * sum(shard.entry.num_items for _, shard in built)
+    worn = []
+    for task, shard in sorted(built, key=lambda one: (-one[1].entry.change_share, str(one[1]))):
+        if shard.entry.change_share > compact_at / 2 and shard.entry.num_items <= left:
+            worn.append(task)
+            left -= shard.entry.num_items
+    return worn
 
 
 def why_rebuild(config: Config, inputs: Inputs) -> str | None:
@@ -110,6 +139,8 @@ def why_rebuild(config: Config, inputs: Inputs) -> str | None:
     parent, encoder = inputs.parent, inputs.encoder
     if parent is None:
         return "there is no release yet"
+    if parent.format_version < 2:
+        return "its release file has format version 1"
     if parent.index != config.index.params():
         return "the index parameters have changed"
     if (parent.encoder is None) != (encoder is None):
@@ -130,8 +161,9 @@ def why_rebuild(config: Config, inputs: Inputs) -> str | None:
 
 def built_artifact(run: Run, prepared_path: str, parent: Release | None) -> Artifact[Built]:
     index = run.config.index
+    budget = (index.compact_at, index.compact_budget)
     carried = [to_plain(collection.shards) for collection in parent.collections] if parent else None
-    name = fingerprint(FORMAT, RANGES, prepared_path, index.rows_per_shard, index.params(), index.compact_at, carried)
+    name = fingerprint(FORMAT, RANGES, prepared_path, index.rows_per_shard, index.params(), *budget, carried)
     return Artifact(run.workspace, f"builds/{name}", Built)
 
 
@@ -140,14 +172,14 @@ def plan_shards(
 ) -> list[ShardTask]:
     """The shards of the collections in `totals`, which has the number of shards of each."""
     index = run.config.index
-    carried = shards_to_carry(parent, totals)
+    carried = shards_to_carry(parent)
     num_threads = threads_of_a_shard(sum(totals.values()))
     return [
         ShardTask(
-            rows=rows_of_shard(run, inputs, prepared, name, key_range(number, total)),
+            rows=rows_of_shard(run, inputs, prepared, name, shard_range(number, total)),
             number=number,
             params=index.params(),
-            parent=carried.get((name, number)),
+            parent=carried.get((name, shard_range(number, total))),
             parent_dim=parent.dim if parent else 0,
             compact_at=index.compact_at,
             num_threads=num_threads,
@@ -163,22 +195,20 @@ def threads_of_a_shard(num_shards: int) -> int:
     return max(1, min(max(cores, default=1), sum(cores) // num_shards))
 
 
-def shards_to_carry(parent: Release | None, totals: dict[str, int]) -> dict[tuple[str, int], Shard]:
-    """(collection, number) → the parent's shard, where the collection has as many shards (`totals`) as it had."""
+def shards_before(parent: Release | None) -> dict[str, int]:
+    """Collection → its shards in the parent release."""
+    return {collection.name: len(collection.shards) for collection in parent.collections} if parent else {}
+
+
+def shards_to_carry(parent: Release | None) -> dict[tuple[str, KeyRange], Shard]:
+    """(collection, its keys) → the parent's shard."""
+    if parent is None:
+        return {}
     return {
-        (collection.name, shard.number): shard
-        for collection in (parent.collections if parent else ())
+        (collection.name, parent.keys_of(collection, shard)): shard
+        for collection in parent.collections
         for shard in collection.shards
-        if len(collection.shards) == totals.get(collection.name)
     }
-
-
-def why_other_shards(parent: Release | None, totals: dict[str, int]) -> str | None:
-    """Which collections have more or fewer shards than in the parent release: none of theirs can be carried over."""
-    before = {collection.name: len(collection.shards) for collection in parent.collections} if parent else {}
-    others = [name for name, total in totals.items() if before.get(name) != total]
-    texts = [f"{name} has {totals[name]} shards, previously {before.get(name, 0)}" for name in others]
-    return "; ".join(texts) or None
 
 
 @ray.remote
@@ -201,10 +231,10 @@ def carry_over(task: ShardTask, items: pa.Table) -> BuiltShard | None:
     entry = update_shard(
         task.rows.workspace,
         task.rows.store,
-        task.parent,
+        replace(task.parent, number=task.number),
         items.select(["item_id", "fingerprint"]),
         items.drop_columns(IDS_COLUMNS),
-        partial(shard_vectors, task.rows),
+        partial(put_graph, task),
         task.compact_at,
     )
     return (
@@ -218,8 +248,7 @@ def build_whole(task: ShardTask, items: pa.Table) -> BuiltShard:
     artifact = Artifact(workspace, f"shards/{fingerprint(FORMAT, ids_digest(ids), asdict(task.params))}", BuiltGraph)
     graph, num_indexed = artifact.read(), 0
     if graph is None or workspace.head(workspace_key(graph.index)) is None:
-        vectors, num_indexed = shard_vectors(task.rows, items), items.num_rows
-        graph = BuiltGraph(dim=vectors.shape[1], index=put_graph(workspace, vectors, task.params, task.num_threads))
+        graph, num_indexed = put_graph(task, items), items.num_rows
         artifact.write(graph)
     entry = Shard(
         number=task.number,
@@ -227,8 +256,11 @@ def build_whole(task: ShardTask, items: pa.Table) -> BuiltShard:
         index=graph.index,
         items=put_blob(workspace, parquet_bytes(ids)),
         metadata=put_blob(workspace, parquet_bytes(items.drop_columns(IDS_COLUMNS))),
+        num_nodes=graph.num_nodes,
     )
-    return BuiltShard(collection=task.rows.collection, dim=graph.dim, entry=entry, num_indexed=num_indexed)
+    return BuiltShard(
+        collection=task.rows.collection, dim=graph.dim, entry=entry, num_indexed=num_indexed, graph=artifact.path
+    )
 
 
 def ids_digest(ids: pa.Table) -> str:
@@ -238,10 +270,14 @@ def ids_digest(ids: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def put_graph(workspace: Store, vectors: np.ndarray, params: IndexParams, num_threads: int) -> Blob:
+def put_graph(task: ShardTask, items: pa.Table) -> BuiltGraph:
+    """The graph over the vectors of `items` (item_id, fingerprint …), a node for those of equal fingerprint."""
+    first = first_rows(node_numbers(items["fingerprint"].combine_chunks()))
+    workspace, vectors = task.rows.workspace, shard_vectors(task.rows, items.take(first))
     with tempfile.TemporaryDirectory(prefix="nightcrate-") as folder:
         path = Path(folder, "index.hnsw")
-        build_graph(vectors, params, path, num_threads)
+        build_graph(vectors, task.params, path, task.num_threads)
         blob = file_blob(path)
         workspace.upload(workspace_key(blob), path, sha256=blob.sha256)
-        return blob
+    num_nodes = len(first) if len(first) < items.num_rows else None
+    return BuiltGraph(dim=vectors.shape[1], index=blob, num_nodes=num_nodes)

@@ -14,20 +14,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexing.errors import DamagedError
+from indexing.release.commit import find_blob
 from indexing.release.manifest import Delta, Shard, Tombstones
 from indexing.release.shard import read_metadata, read_rows
 from indexing.store import Store
+from indexing.store.blobs import blob_key
 from indexing.store.cache import downloads
-from jobs.workspace.blobs import put_blob, workspace_key
+from jobs.workspace.blobs import put_blob
 from jobs.workspace.parquet import parquet_bytes
+from jobs.workspace.records import BuiltGraph
 from jobs.workspace.take import take_rows
-from jobs.workspace.vectors import VECTOR, row_keys, vector_column
+from jobs.workspace.vectors import row_keys
 
 logger = logging.getLogger(__name__)
 MAX_DELTAS = 4
 """More are merged into one, so that a shard stays a handful of files."""
-ReadVectors = Callable[[pa.Table], np.ndarray]
-"""Of items: float32 (num_items, dim), unit norm."""
+PutGraph = Callable[[pa.Table], BuiltGraph]
+"""The graph of some items (item_id, fingerprint), which is put into the workspace."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def update_shard(
     parent: Shard,
     items: pa.Table,
     display: pa.Table,
-    read_vectors: ReadVectors,
+    put_graph: PutGraph,
     compact_at: float,
 ) -> Shard | None:
     """The parent's shard, as `store` has it, with what has changed since; None where it has to be rebuilt from scratch.
@@ -87,10 +90,8 @@ def update_shard(
     """
     with downloads(store) as fetch:
         try:
+            require_blobs(store, parent)
             before, display_before = read_rows(fetch, parent, "parent"), read_metadata(fetch, parent, "parent")
-            for _, blob in parent.blobs():
-                if workspace.head(workspace_key(blob)) is None:
-                    workspace.upload(workspace_key(blob), fetch(blob), sha256=blob.sha256)
         except DamagedError as error:
             logger.warning("build: the current release is damaged, so a shard is rebuilt from scratch: %s", error)
             return None
@@ -106,7 +107,7 @@ def update_shard(
     deltas = [replace(delta, metadata=blob) for delta, blob in zip(kept, metadata[1:], strict=False)]
     if len(changes.new_rows):
         new, new_display = items.take(changes.new_rows), take_rows(display, changes.new_rows)
-        deltas.append(put_delta(workspace, new, new_display, read_vectors(new)))
+        deltas.append(put_delta(workspace, new, new_display, put_graph(new)))
     return replace(
         parent,
         num_items=items.num_rows,
@@ -114,6 +115,14 @@ def update_shard(
         deltas=tuple(deltas) or None,
         tombstones=put_tombstones(workspace, changes.tombstones),
     )
+
+
+def require_blobs(store: Store, shard: Shard) -> None:
+    """Raises DamagedError where one is missing, or has another size or checksum. Reads none."""
+    for name, blob in shard.blobs():
+        if find_blob(store, blob) is None:
+            where = store.describe(blob_key(blob.sha256))
+            raise DamagedError(f"{name}: expected {blob.size_bytes} bytes in {where}, got others or none")
 
 
 def same_rows(before: pa.Table, now: pa.Table, rows: np.ndarray) -> bool:
@@ -127,12 +136,13 @@ def take_or_null(table: pa.Table, rows: np.ndarray) -> pa.Table:
     return take_rows(table, pa.array(rows, mask=rows < 0))
 
 
-def put_delta(workspace: Store, items: pa.Table, display: pa.Table, vectors: np.ndarray) -> Delta:
-    items = items.append_column(VECTOR, vector_column(vectors))
+def put_delta(workspace: Store, items: pa.Table, display: pa.Table, graph: BuiltGraph) -> Delta:
     return Delta(
         num_rows=items.num_rows,
         items=put_blob(workspace, parquet_bytes(items)),
         metadata=put_blob(workspace, parquet_bytes(display)),
+        index=graph.index,
+        num_nodes=graph.num_nodes,
     )
 
 

@@ -19,7 +19,7 @@ from cluster.session import ClusterUnavailable
 from cluster.shuffle import BUCKET, shuffle
 from indexing.catalogue.contract import FINGERPRINT_TYPE
 from indexing.errors import DamagedError, DataError
-from indexing.key_ranges import id_keys
+from indexing.id_keys import id_keys
 from indexing.release.codec import to_plain
 from indexing.release.shard import read_rows
 from indexing.store import Store

@@ -13,11 +13,13 @@ import numpy as np
 
 from indexing.errors import ValidationFailed
 from indexing.release.codec import to_plain
+from indexing.release.manifest import Release
 from indexing.release.report import BuildReport, CollectionReport, Gate
 from jobs.inputs.encoder import EncoderInput
 from jobs.inputs.inputs import Inputs
+from jobs.quality.carried import ToMeasure, carried_gates, find_new, with_new
 from jobs.quality.choose_ef import choose_ef_search, measure, pick_ef
-from jobs.quality.drift import drift_gates, has_drift_limits
+from jobs.quality.drift import drift_gates
 from jobs.quality.gates import at_least, at_most, equal
 from jobs.quality.inspect import inspect_shards
 from jobs.quality.recall import EF_GRID
@@ -25,6 +27,8 @@ from jobs.quality.recall_loss import NUM_ITEMS, Near, encode_again, mean_by_slic
 from jobs.quality.sample import Sample
 from jobs.quality.shard_search import Hits, search_shards
 from jobs.run import Run
+from jobs.stages.build import why_rebuild
+from jobs.stages.publish import config_fingerprint
 from jobs.workspace.artifact import Artifact
 from jobs.workspace.fingerprint import fingerprint
 from jobs.workspace.records import Built, BuiltShard, Prepared, Validated
@@ -32,7 +36,7 @@ from jobs.workspace.records import Built, BuiltShard, Prepared, Validated
 if TYPE_CHECKING:
     from indexing.encoder.encoder import Encoder
 
-FORMAT = 6
+FORMAT = 7
 MIN_SKEW_COSINE = 0.98
 """bfloat16 keeps 0.999; another encoder, prompt or template is far below."""
 FIRST_EFS = tuple(ef for ef in EF_GRID if ef <= 64)
@@ -66,7 +70,7 @@ def validated_artifact(run: Run, inputs: Inputs, built: Built) -> Artifact[Valid
     config, parent = run.config, inputs.parent
     counts = {collection.name: collection.num_items for collection in parent.collections} if parent else None
     digests = [to_plain(shard.entry) for shard in built.shards]
-    compared = parent.writer_id if parent and has_drift_limits(config) else None
+    compared = parent.writer_id if parent else None
     name = fingerprint(
         FORMAT, built.path, digests, config.validation, inputs.queries, config.index.recall_target, counts, compared
     )
@@ -75,36 +79,60 @@ def validated_artifact(run: Run, inputs: Inputs, built: Built) -> Artifact[Valid
 
 def measure_shards(run: Run, inputs: Inputs, prepared: Prepared, built: Built) -> tuple[BuildReport, int]:
     """The report, and the peak memory of the largest worker in bytes."""
-    with ThreadPoolExecutor(1) as pool, run.stage("validate", 2 * prepared.total_items) as bar:
+    to_measure = find_new(measured_parent(run, inputs), built, run.config.validation)
+    measured, gates, queries, peak = measure_new(run, inputs, to_measure)
+    reports: dict[str, CollectionReport] = {}
+    for name, expected in prepared.num_items.items():
+        num_items = sum(shard.entry.num_items for shard in built.shards if shard.collection == name)
+        if carried := to_measure.carried.get(name):
+            reports[name] = with_new(carried, measured.get(name), num_items)
+            gates += carried_gates(name, reports[name], run.config.validation, run.config.index.recall_target)
+        else:
+            reports[name] = measured[name]
+        gates += count_gates(run, inputs, name, num_items, expected)
+    gates += drift_gates(run, inputs, built.shards, reports, queries)
+    return BuildReport(collections=reports, gates=tuple(gates)), peak
+
+
+def measured_parent(run: Run, inputs: Inputs) -> Release | None:
+    """The parent release, where its figures were measured with tonight's configuration."""
+    parent = inputs.parent
+    is_same = parent and parent.config_fingerprint == config_fingerprint(run.config, inputs.queries)
+    return parent if is_same and not why_rebuild(run.config, inputs) else None
+
+
+def measure_new(
+    run: Run, inputs: Inputs, to_measure: ToMeasure
+) -> tuple[dict[str, CollectionReport], list[Gate], np.ndarray | None, int]:
+    """(figures by collection, gates, the configured queries' vectors, the peak memory of the largest worker)."""
+    shards = to_measure.shards
+    with ThreadPoolExecutor(1) as pool, run.stage("validate", 2 * to_measure.num_items) as bar:
         # While Ray's workers inspect, and in one thread: torch's settings are those of the process.
         encoder = inputs.encoder
         encoding = pool.submit(encode_queries, encoder, inputs.queries) if encoder and inputs.queries else None
-        loading = pool.submit(encoder.load_reference) if encoder else None
-        inspection = inspect_shards(run, built.shards, bar)
+        loading = pool.submit(encoder.load_reference) if encoder and shards else None
+        inspection = inspect_shards(run, shards, bar)
         queries = encoding.result() if encoding else None
         query_sets = make_query_sets(inspection.samples, queries)
 
         def search(shards: Sequence[BuiltShard], sets: QuerySets, efs: Sequence[int]) -> dict[str, Hits]:
             return search_shards(run, inputs.rules, shards, sets, efs, bar)
 
-        hits = search_until_passed(run, built.shards, inspection.samples, query_sets, search)
+        hits = search_until_passed(run, shards, inspection.samples, query_sets, search)
     reference = loading.result() if loading else None
     reports: dict[str, CollectionReport] = {}
     gates = list(inspection.gates)
-    for name in prepared.num_items:
-        sample = inspection.samples[name]
-        num_items = sum(shard.entry.num_items for shard in built.shards if shard.collection == name)
+    for name, sample in inspection.samples.items():
+        num_items = sum(shard.entry.num_items for shard in shards if shard.collection == name)
         report, found = choose_ef_search(run.config, name, num_items, sample, query_sets[name], hits[name])
         gates += found
         near = hits[name].near
         if reference and near:
             report, skew = add_precision(report, name, reference, sample, near)
             gates.append(skew)
-        gates += count_gates(run, inputs, name, num_items, prepared.num_items[name])
         reports[name] = report
-    gates += drift_gates(run, inputs, built.shards, reports, queries)
     peak = max([inspection.peak_memory_bytes, *(found.peak_memory_bytes for found in hits.values())])
-    return BuildReport(collections=reports, gates=tuple(gates)), peak
+    return reports, gates, queries, peak
 
 
 def encode_queries(encoder: EncoderInput, texts: list[str]) -> np.ndarray:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from indexing.errors import DamagedError, ObjectNotFound
 from indexing.store import Store
-from indexing.store.blobs import Blob, Fetch, blob_of, hash_file
+from indexing.store.blobs import Blob, Fetch, blob_key, blob_of, hash_file
+from indexing.store.cache import downloads
 from indexing.store.local import LocalStore
 
 
@@ -57,5 +58,20 @@ def local_blobs(store: Store) -> Iterator[Fetch]:
                     raise DamagedError(f"{where} is not what was built; delete it and run again")
                 paths[blob.sha256] = path
             return paths[blob.sha256]
+
+        yield fetch
+
+
+@contextmanager
+def built_blobs(workspace: Store, store: Store) -> Iterator[Fetch]:
+    """As `local_blobs`, for blobs that were built tonight, and for those of a release in `store` that were kept.
+
+    Raises ObjectNotFound for a blob that neither has.
+    """
+    with local_blobs(workspace) as fetch_built, downloads(store) as fetch_published:
+
+        def fetch(blob: Blob) -> Path:
+            is_kept = workspace.head(workspace_key(blob)) is None and store.head(blob_key(blob.sha256)) is not None
+            return fetch_published(blob) if is_kept else fetch_built(blob)
 
         yield fetch

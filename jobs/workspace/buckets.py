@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from indexing.id_keys import is_in
 from indexing.key_ranges import KEY_BITS, KeyRange
 from indexing.store import Store
 from jobs.workspace.parquet import parquet_bytes
@@ -61,6 +62,4 @@ def read_bucket_file(store: Store, path: str, kind: str, number: int, columns: S
 
 def rows_in(ids: pa.Table, collection: str, keys: KeyRange) -> pa.Array:
     """bool (num_rows,): which rows of `ids-N` are of the collection and have keys of the range."""
-    values = ids["id_key"].to_numpy()
-    is_inside = pa.array((values >= np.uint64(keys.low)) & (values <= np.uint64(keys.high)))
-    return pc.and_(pc.equal(ids["collection"], collection), is_inside)
+    return pc.and_(pc.equal(ids["collection"], collection), pa.array(is_in(ids["id_key"].to_numpy(), keys)))

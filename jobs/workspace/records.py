@@ -66,6 +66,8 @@ class BuiltGraph:
 
     dim: int
     index: Blob
+    num_nodes: int | None
+    """None where it has one for each row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,8 @@ class BuiltShard:
     entry: Shard
     num_indexed: int
     """Rows whose graph was built in this run: all, or none."""
+    graph: str | None = None
+    """The artifact of the graph in the workspace; None where it is the parent's."""
 
     def __str__(self) -> str:
         return f"{self.collection}/{self.entry.number}"

@@ -31,7 +31,7 @@ from indexing.dense.build import build_graph
 from indexing.dense.exact import exact_search
 from indexing.dense.load_check import check_loads
 from indexing.dense.params import IndexParams
-from indexing.key_ranges import id_keys, range_of
+from indexing.id_keys import id_keys, range_of
 from indexing.store import open_store
 from tests.support.recall import recall_at_k
 

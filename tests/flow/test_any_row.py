@@ -53,6 +53,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"{module}.load_encoder", cache(load_encoder))
     monkeypatch.setattr("jobs.stages.encode_bucket.load_tokeniser", cache(load_tokeniser))
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    monkeypatch.setattr("jobs.nightly.delete_work", lambda workspace, outcome: None)  # `check_night` reads it
 
 
 def world_of(folder: Path, **sections: Any) -> World:

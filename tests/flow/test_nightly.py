@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from flow.worlds import (
@@ -20,11 +21,13 @@ from flow.worlds import (
     shard_digests,
     write_rows,
 )
+from support.documented import columns_of
 
 from indexing import open_release
 from indexing.encoder import resolve_dtype
 from indexing.errors import ValidationFailed
-from indexing.key_ranges import id_keys, range_of
+from indexing.id_keys import id_keys, range_of
+from indexing.key_ranges import shard_range
 from indexing.store import open_store
 from indexing.store.blobs import blob_key
 from indexing.store.local import LocalStore
@@ -213,7 +216,8 @@ def sum_index_bytes(night: Night) -> int:
 
 
 def shards_of(track_ids: list[str], total: int) -> set[str]:
-    return {f"tracks/{number}" for number in range_of(id_keys(track_ids), total)}
+    ranges = [shard_range(number, total) for number in range(total)]
+    return {f"tracks/{number}" for number in range_of(id_keys(track_ids), ranges)}
 
 
 def test_the_whole_path_on_s3(fresh_world: World, s3_store_url: str, first_night: Night, tiny_model: Path) -> None:
@@ -248,3 +252,11 @@ def test_a_graph_that_cannot_reach_the_recall_target_is_not_published(
     assert re.match(r"nightcrate: \d+ of \d+ gates fail: .*recall@10 of .* is 0\.\d+, expected ≥ 1; .*\n$", line)
     assert_refused(coarse)
     assert "nothing was published; report: " in line
+
+
+def test_files_of_the_workspace_have_the_documented_columns(fresh_world: World) -> None:
+    fresh_world.run("encode")
+    for section, kind in (("Rows", "ids"), ("New rows", "new"), ("Vectors", "vectors")):
+        schema = pq.read_schema(next(fresh_world.folder.glob(f"workspace/items/*/{kind}-*.parquet")))
+        found = [(field.name, re.sub(r"\w+: |\[32\]$", "", str(field.type))) for field in schema]
+        assert found == [(name, column.replace("[dim]", "")) for name, column in columns_of(section)]

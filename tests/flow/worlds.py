@@ -256,6 +256,6 @@ def vector_world(folder: Path) -> World:
         "workspace": f"file://{folder}/workspace",
         "catalogue": {"collections": {"tracks": {"item_types": ["track"]}}},
         "vectors": {"path": f"{folder}/vectors.parquet"},
-        "index": {"rows_per_shard": 200, "M": 8, "ef_construction": 60},
+        "index": {"rows_per_shard": 150, "M": 8, "ef_construction": 60},
     }
     return World(folder, config)

@@ -7,15 +7,15 @@ import pytest
 
 from indexing import open_release
 from indexing.release.commit import read_release
-from indexing.release.manifest import release_key, release_to_bytes
+from indexing.release.manifest import FORMAT_VERSION, release_key, release_to_bytes
 from indexing.release.verify import verify_release
 from indexing.store import open_store
 
 VERSIONS = sorted(path for path in Path(__file__).parent.glob("v*") if path.is_dir())
 
 
-def test_there_is_a_golden_release_of_format_version_1() -> None:
-    assert "v1" in [path.name for path in VERSIONS]
+def test_there_is_a_golden_release_of_each_format_version() -> None:
+    assert [path.name for path in VERSIONS] == [f"v{number}" for number in range(1, FORMAT_VERSION + 1)]
 
 
 @pytest.mark.parametrize("folder", VERSIONS, ids=lambda path: path.name)

@@ -129,7 +129,7 @@ SHARD = ("collections", 0, "shards", 0)
         (("number",), 10**30, "number"),
         (("parent",), 1, "parent"),
         (("parent",), None, "parent"),
-        (("format_version",), 2, "format_version"),
+        (("format_version",), 3, "format_version"),
         (("format_version",), True, "format_version"),
         (("kind",), "copy", "kind"),
         (("metric",), "l2", "metric"),

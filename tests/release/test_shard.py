@@ -7,15 +7,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.tiny_release import ReleaseMaker, unit_vectors, vector_column
+from support.tiny_release import PARAMS, ReleaseMaker, unit_vectors, vector_column
 
 from indexing import open_release
 from indexing.dense.exact import exact_search
+from indexing.dense.hnsw import build_index
 from indexing.errors import DamagedError
 from indexing.release.manifest import Collection, Release, Shard, parse_release, release_to_bytes
 from indexing.release.shard import ITEMS_SCHEMA
 from indexing.release.verify import verify_release
 from indexing.store import Store
+from indexing.store.blobs import Blob
 
 IDS = [f"item-{number:03}" for number in range(200)]
 NEW, NEWER = [f"new-{number}" for number in range(12)], ["item-003", "newest"]
@@ -71,11 +73,11 @@ def test_a_changed_shard_is_verified_with_all_its_files(
 ) -> None:
     release = publish(maker, store, collection)
     report = verify_release(store, release)
-    assert (report.num_blobs, report.num_items) == (8, 210)
+    assert (report.num_blobs, report.num_items) == (10, 210)
     assert parse_release(release_to_bytes(release)) == release
 
 
-def other_file(maker: ReleaseMaker, name: str, table: pa.Table) -> object:
+def other_file(maker: ReleaseMaker, name: str, table: pa.Table) -> Blob:
     pq.write_table(table, maker.folder / name)
     return maker.add_file(maker.folder / name)
 
@@ -86,11 +88,23 @@ def with_tombstones(maker: ReleaseMaker, shard: Shard, labels: pa.Array) -> Shar
     return replace(shard, tombstones=replace(shard.tombstones, labels=blob))
 
 
-def with_delta(maker: ReleaseMaker, shard: Shard, ids: list[str], vectors: np.ndarray) -> Shard:
+def as_version_1(maker: ReleaseMaker, shard: Shard, ids: list[str], vectors: np.ndarray) -> Shard:
+    """The shard as format version 1 has it: deltas without graphs, of which the second has these vectors."""
     assert shard.deltas is not None
-    items = pa.table([ids, [b"f" * 16] * len(ids)], schema=ITEMS_SCHEMA)
-    blob = other_file(maker, "x.items", items.append_column("vector", vector_column(vectors)))
-    return replace(shard, deltas=(shard.deltas[0], replace(shard.deltas[1], items=blob)))
+    deltas = []
+    for delta, names, values in ((shard.deltas[0], NEW, NEW_VECTORS), (shard.deltas[1], ids, vectors)):
+        items = pa.table([names, [b"f" * 16] * len(names)], schema=ITEMS_SCHEMA)
+        blob = other_file(maker, f"{names[0]}.items", items.append_column("vector", vector_column(values)))
+        deltas.append(replace(delta, items=blob, index=None))
+    return replace(shard, deltas=tuple(deltas))
+
+
+def with_graph(maker: ReleaseMaker, shard: Shard, vectors: np.ndarray) -> Shard:
+    """With another graph of the second delta."""
+    assert shard.deltas is not None
+    build_index(vectors, PARAMS, maker.folder / "other.hnsw")
+    index = maker.add_file(maker.folder / "other.hnsw")
+    return replace(shard, deltas=(shard.deltas[0], replace(shard.deltas[1], index=index)))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +138,7 @@ def test_tombstones_that_do_not_fit_are_refused(
         ([*NEWER, "third"], unit_vectors(3), "expected 2 rows, got 3"),
     ],
 )
-def test_deltas_that_do_not_fit_are_refused(
+def test_deltas_of_version_1_that_do_not_fit_are_refused(
     maker: ReleaseMaker,
     store: Store,
     collection: Collection,
@@ -133,8 +147,8 @@ def test_deltas_that_do_not_fit_are_refused(
     message: str,
     tmp_path: Path,
 ) -> None:
-    shard = with_delta(maker, collection.shards[0], ids, vectors)
-    release = publish(maker, store, replace(collection, shards=(shard,)))
+    shard = as_version_1(maker, collection.shards[0], ids, vectors)
+    release = maker.publish(store, replace(collection, shards=(shard,)), format_version=1)
     for read in (lambda: verify_release(store, release), lambda: open_release(store.url, cache_dir=tmp_path / "c")):
         with pytest.raises(DamagedError, match=message):
             read()
@@ -143,6 +157,38 @@ def test_deltas_that_do_not_fit_are_refused(
 def test_an_item_that_came_again_without_a_tombstone_is_found(
     maker: ReleaseMaker, store: Store, collection: Collection
 ) -> None:
-    shard = with_delta(maker, collection.shards[0], ["item-004", "newest"], NEWER_VECTORS)
+    shard = collection.shards[0]
+    assert shard.deltas is not None
+    items = pa.table([["item-004", "newest"], [b"e" * 16, b"f" * 16]], schema=ITEMS_SCHEMA)
+    again = replace(shard.deltas[1], items=other_file(maker, "again.items", items))
+    shard = replace(shard, deltas=(shard.deltas[0], again))
     with pytest.raises(DamagedError, match="expected 210 distinct ids, got 209"):
         verify_release(store, publish(maker, store, replace(collection, shards=(shard,))))
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (unit_vectors(3), "expected 2 items, the file says 3"),
+        (unit_vectors(2, dim=8), "expected dim 16, the file says"),
+    ],
+)
+def test_graphs_of_deltas_that_do_not_fit_are_refused(
+    maker: ReleaseMaker, store: Store, collection: Collection, vectors: np.ndarray, message: str, tmp_path: Path
+) -> None:
+    shard = with_graph(maker, collection.shards[0], vectors)
+    release = publish(maker, store, replace(collection, shards=(shard,)))
+    for read in (lambda: verify_release(store, release), lambda: open_release(store.url, cache_dir=tmp_path / "c")):
+        with pytest.raises(DamagedError, match=message):
+            read()
+
+
+def test_a_release_of_version_1_answers_with_its_deltas(
+    maker: ReleaseMaker, store: Store, collection: Collection, tmp_path: Path
+) -> None:
+    shard = as_version_1(maker, collection.shards[0], NEWER, NEWER_VECTORS)
+    maker.publish(store, replace(collection, shards=(shard,)), format_version=1)
+    ids, vectors = live()
+    rows, _ = exact_search(vectors, unit_vectors(80, seed=5), 10)
+    found = open_release(store.url, cache_dir=tmp_path / "cache").search(unit_vectors(80, seed=5), k=10)
+    assert found.item_ids.tolist() == [[ids[row] for row in line] for line in rows]

@@ -18,8 +18,9 @@ from indexing.release.shard import ITEMS_SCHEMA, open_graph, read_live_rows, rea
 from indexing.store import open_store
 from indexing.store.blobs import Blob, blob_key, hash_file
 from jobs.stages.carry_over import MAX_DELTAS, match_rows, plan_changes, update_shard
-from jobs.workspace.blobs import local_blobs, put_blob, workspace_key
+from jobs.workspace.blobs import built_blobs, put_blob, workspace_key
 from jobs.workspace.parquet import parquet_bytes
+from jobs.workspace.records import BuiltGraph
 
 Row = tuple[str, int]
 """An item and the version of its content."""
@@ -51,33 +52,37 @@ class Shards:
         self.workspace, self.store = open_store(f"file://{folder}/workspace"), open_store(f"file://{folder}/store")
 
     def build(self, rows: list[Row]) -> Shard:
-        path = self.folder / "index.hnsw"
-        build_index(vectors_of(make_items(rows)), PARAMS, path)
-        index = Blob(sha256=hash_file(path), size_bytes=path.stat().st_size)
-        self.workspace.upload(workspace_key(index), path, sha256=index.sha256)
         return self.publish(
             Shard(
                 number=0,
                 num_items=len(rows),
-                index=index,
+                index=self.put_graph(make_items(rows)).index,
                 items=put_blob(self.workspace, parquet_bytes(make_items(rows))),
                 metadata=put_blob(self.workspace, parquet_bytes(make_display(rows))),
             )
         )
 
+    def put_graph(self, items: pa.Table) -> BuiltGraph:
+        path = self.folder / "index.hnsw"
+        build_index(vectors_of(items), PARAMS, path)
+        index = Blob(sha256=hash_file(path), size_bytes=path.stat().st_size)
+        self.workspace.upload(workspace_key(index), path, sha256=index.sha256)
+        return BuiltGraph(dim=16, index=index, num_nodes=None)
+
     def publish(self, shard: Shard) -> Shard:
         for _, blob in shard.blobs():
-            self.store.put(blob_key(blob.sha256), self.workspace.get(workspace_key(blob)))
+            if self.workspace.head(workspace_key(blob)):
+                self.store.put(blob_key(blob.sha256), self.workspace.get(workspace_key(blob)))
         return shard
 
     def update(self, shard: Shard, rows: list[Row], compact_at: float = 0.5, popularity: int = 0) -> Shard | None:
         items, display = make_items(rows), make_display(rows, popularity)
-        updated = update_shard(self.workspace, self.store, shard, items, display, vectors_of, compact_at)
+        updated = update_shard(self.workspace, self.store, shard, items, display, self.put_graph, compact_at)
         return updated and self.publish(updated)
 
     def content(self, shard: Shard) -> dict[str, tuple[str, bytes]]:
         """item_id → (title, its vector as bytes) of all that the shard serves."""
-        with local_blobs(self.workspace) as fetch:
+        with built_blobs(self.workspace, self.store) as fetch:
             live, shown = read_live_rows(fetch, shard, "shard"), read_metadata(fetch, shard, "shard")
             graph = open_graph(fetch, 16, shard, "shard")
         labels = live["label"].to_numpy()
@@ -162,7 +167,7 @@ def test_other_metadata_alone_changes_the_metadata_alone(shards: Shards) -> None
     updated = shards.update(shard, BASE, popularity=5)
     assert updated is not None
     assert replace(updated, metadata=shard.metadata) == shard != updated
-    with local_blobs(shards.workspace) as fetch:
+    with built_blobs(shards.workspace, shards.store) as fetch:
         assert set(read_metadata(fetch, updated, "shard")["popularity"].to_pylist()) == {5}
 
 
@@ -174,7 +179,7 @@ def test_metadata_of_tombstones_belongs_to_nothing(shards: Shards) -> None:
     assert second is not None and second.deltas is not None and first.deltas is not None
     assert second.deltas[0].items == first.deltas[0].items
     assert second.deltas[0].metadata != first.deltas[0].metadata
-    with local_blobs(shards.workspace) as fetch:
+    with built_blobs(shards.workspace, shards.store) as fetch:
         titles = pq.read_table(fetch(second.metadata))["title"].to_pylist()
     assert titles == [None, None, *(f"{name} 0" for name, _ in BASE[2:])]
     assert shards.update(second, [*BASE[2:], ("new", 0)], popularity=5) == second
@@ -186,6 +191,20 @@ def test_a_graph_that_the_workspace_has_lost_comes_from_the_release(shards: Shar
     updated = shards.update(shard, BASE[1:])
     assert updated is not None
     assert shards.content(updated) == expected(BASE[1:])
+
+
+@pytest.mark.parametrize("damage", ["deleted", "cut"])
+def test_a_graph_that_the_store_has_lost_is_not_carried_over_though_it_is_not_read(
+    damage: str, shards: Shards, caplog: pytest.LogCaptureFixture
+) -> None:
+    shard = shards.build(BASE)
+    key = blob_key(shard.index.sha256)
+    data = shards.store.get(key)
+    shards.store.delete(key)
+    if damage == "cut":
+        shards.store.put(key, data[:-1])
+    assert shards.update(shard, BASE[1:]) is None
+    assert f"index: expected {shard.index.size_bytes} bytes in" in caplog.text
 
 
 def test_a_release_that_is_damaged_is_not_carried_over(shards: Shards, caplog: pytest.LogCaptureFixture) -> None:

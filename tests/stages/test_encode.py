@@ -14,7 +14,7 @@ import jobs.stages.encode
 from indexing.catalogue.text import row_fingerprints
 from indexing.encoder import EncoderSettings, encoder_digest, load_encoder, load_tokeniser
 from indexing.errors import ConfigError, DataError
-from indexing.key_ranges import id_keys
+from indexing.id_keys import id_keys
 from indexing.store import S3Settings, open_store
 from jobs.config.schema import RayConfig
 from jobs.inputs.encoder import EncoderInput

@@ -12,7 +12,7 @@ import pytest
 from support.sources import scan
 
 from indexing.errors import ConfigError, DataError
-from indexing.key_ranges import id_keys
+from indexing.id_keys import id_keys
 from jobs.config.load import load_config
 from jobs.config.schema import Config
 from jobs.inputs.catalogue import Part, Source

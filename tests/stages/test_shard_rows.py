@@ -9,7 +9,8 @@ import pytest
 from stages.test_carry_over import Shards, make_items, vectors_of
 
 from indexing.errors import DamagedError, DataError
-from indexing.key_ranges import KEY_SPACE, KeyRange, id_keys, key_range
+from indexing.id_keys import id_keys
+from indexing.key_ranges import KEY_SPACE, KeyRange, key_range
 from indexing.store import open_store
 from indexing.store.blobs import blob_key
 from jobs.inputs.inputs import BaseShard

@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 
 from indexing.dense.hnsw import build_index
 from indexing.dense.params import IndexParams
-from indexing.key_ranges import id_keys, range_of
+from indexing.dense.shard_graph import first_rows, node_numbers
+from indexing.id_keys import id_keys, range_of
+from indexing.key_ranges import shard_range
 from indexing.release.commit import UploadCounts, commit_release, release_numbers, upload_blobs
 from indexing.release.encoder_entry import EncoderEntry, EncoderFile
 from indexing.release.manifest import (
@@ -60,18 +62,24 @@ class ReleaseMaker:
         self.files[sha256] = path
         return Blob(sha256=sha256, size_bytes=path.stat().st_size)
 
-    def collection(self, name: str, item_ids: list[str], vectors: np.ndarray, num_shards: int = 1) -> Collection:
-        numbers = range_of(id_keys(item_ids), num_shards)
+    def collection(
+        self, name: str, item_ids: list[str], vectors: np.ndarray, num_shards: int = 1, texts: list[str] | None = None
+    ) -> Collection:
+        """Items of equal `texts`, by default those of equal ids, share a node, and have to have equal vectors."""
+        texts = texts or item_ids
+        numbers = range_of(id_keys(item_ids), [shard_range(number, num_shards) for number in range(num_shards)])
         shards = []
         for number in range(num_shards):
             rows, index = np.flatnonzero(numbers == number), self.folder / f"{name}-{number}.hnsw"
-            build_index(vectors[rows], PARAMS, index)
-            shards.append(self.shard(number, [item_ids[row] for row in rows], index))
+            nodes = node_numbers(pa.array([texts[row] for row in rows]))
+            build_index(vectors[rows][first_rows(nodes)], PARAMS, index)
+            shards.append(self.shard(number, [item_ids[row] for row in rows], index, [texts[row] for row in rows]))
         return Collection(name=name, item_types=(name,), num_items=len(item_ids), ef_search=50, shards=tuple(shards))
 
-    def shard(self, number: int, item_ids: list[str], index: Path) -> Shard:
+    def shard(self, number: int, item_ids: list[str], index: Path, texts: list[str] | None = None) -> Shard:
         """The shard of a graph that is built, with items and metadata next to it."""
-        fingerprints = [hashlib.blake2b(item_id.encode(), digest_size=16).digest() for item_id in item_ids]
+        texts = texts or item_ids
+        fingerprints = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
         items = index.with_suffix(".items.parquet")
         pq.write_table(pa.table([item_ids, fingerprints], schema=ITEMS_SCHEMA), items)
         metadata = index.with_suffix(".metadata.parquet")
@@ -82,6 +90,7 @@ class ReleaseMaker:
             index=self.add_file(index),
             items=self.add_file(items),
             metadata=self.add_file(metadata),
+            num_nodes=len(set(texts)) if len(set(texts)) < len(texts) else None,
         )
 
     def changed(
@@ -91,14 +100,15 @@ class ReleaseMaker:
         path = self.folder / f"delta-{shard.number}-{shard.num_rows}"
         texts = [item_id if version == 1 else f"{item_id} {version}" for item_id in item_ids]
         fingerprints = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
-        items = pa.table([item_ids, fingerprints], schema=ITEMS_SCHEMA)
-        pq.write_table(items.append_column("vector", vector_column(vectors)), path.with_suffix(".items"))
+        pq.write_table(pa.table([item_ids, fingerprints], schema=ITEMS_SCHEMA), path.with_suffix(".items"))
+        build_index(vectors, PARAMS, path.with_suffix(".hnsw"))
         pq.write_table(pa.table({"title": [f"title of {item_id}" for item_id in item_ids]}), path.with_suffix(".shown"))
         pq.write_table(pa.table({"label": pa.array(sorted(gone), pa.int64())}), path.with_suffix(".gone"))
         delta = Delta(
             num_rows=len(item_ids),
             items=self.add_file(path.with_suffix(".items")),
             metadata=self.add_file(path.with_suffix(".shown")),
+            index=self.add_file(path.with_suffix(".hnsw")),
         )
         return replace(
             shard,
