@@ -78,7 +78,10 @@ def publish_night(run: Run, inputs: Inputs) -> Outcome:
         with ray_session(run.config.ray.address):
             held = replace(run, check=lease.check)
             outcome = remaking_lost(held, inputs, lambda inputs: run_and_publish(held, inputs))
-        delete_work(run.workspace, outcome)
+        try:
+            delete_work(run.workspace, outcome)
+        except StoreUnavailable as error:  # the night has done its work all the same
+            logger.warning("%s; what the night has made stays there until prune --workspace deletes it", error)
         return outcome
 
 

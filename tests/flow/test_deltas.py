@@ -15,7 +15,7 @@ from flow.worlds import IDS, VECTORS, Night, World, shard_digests, vector_world
 import jobs.nightly
 from indexing import open_release
 from indexing.dense.exact import exact_search
-from indexing.errors import ValidationFailed
+from indexing.errors import StoreUnavailable, ValidationFailed
 from indexing.release.diff import ItemCounts, diff_releases
 from indexing.release.rollback import roll_back
 from indexing.release.verify import verify_release
@@ -240,3 +240,16 @@ def test_only_what_is_new_is_measured_until_all_of_it_is_again(world: World) -> 
     assert measured_in == [None, 2, 2, None]
     assert all("self-match" in of_night for of_night in names)
     assert ["self-match of items, measured in release 2" in of_night for of_night in names] == [0, 1, 1, 0]
+
+
+def test_a_workspace_that_fails_after_the_commit_does_not_fail_the_night(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise StoreUnavailable("the workspace is read-only")
+
+    ids, vectors = with_changes(5)
+    write(world, ids, vectors)
+    monkeypatch.setattr("jobs.nightly.delete_night", fail)
+    assert world.run().release.num_items == len(ids)
+    assert "the workspace is read-only; what the night has made stays there" in caplog.text
