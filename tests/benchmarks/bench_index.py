@@ -32,6 +32,7 @@ from indexing.dense.exact import exact_search
 from indexing.dense.load_check import check_loads
 from indexing.dense.params import IndexParams
 from indexing.id_keys import id_keys, range_of
+from indexing.key_ranges import shard_range
 from indexing.store import open_store
 from tests.support.recall import recall_at_k
 
@@ -55,7 +56,7 @@ def run(vectors: np.ndarray, num_queries: int = 2000, num_shards: int = 2, repea
     truth = exact_search(base, queries, K)[0]
     with tempfile.TemporaryDirectory() as folder:
         item_ids = [f"item-{row}" for row in range(len(base))]
-        numbers = range_of(id_keys(item_ids), num_shards)
+        numbers = range_of(id_keys(item_ids), [shard_range(number, num_shards) for number in range(num_shards)])
         files = [Path(folder, f"{number}.npy") for number in range(num_shards)]
         for number, file in enumerate(files):
             np.save(file, base[numbers == number])

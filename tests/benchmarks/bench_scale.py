@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from indexing.dense.params import IndexParams
+from indexing.key_ranges import num_shards
 from indexing.store.s3 import PART_BYTES
 from jobs.config.load import load_config
 from jobs.config.schema import IndexConfig
@@ -143,21 +144,21 @@ def fit(results: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def project(result: dict[str, Any], num_rows: int, encode_rate: float) -> dict[str, float]:
-    """What `num_rows` rows cost, by the rates of the largest size that was measured, in shards of 250,000 rows.
+    """What `num_rows` rows cost, by the rates of the largest size that was measured.
 
     `encode_rate` is rows/s of one core, as bench_nightly measures it. Build and validate are linear in the number of
     shards: a shard is one task, which knows of no other.
     """
     scale = num_rows / result["num_rows"]
-    num_shards = -(-num_rows // IndexConfig().rows_per_shard)
+    shards = num_shards(num_rows, IndexConfig().rows_per_shard)
     release_bytes = result["release_bytes"] * scale
     return {
         "encode_core_h": num_rows / encode_rate / 3600,
         "build_core_h": result["seconds"]["build"] * CORES * scale / 3600,
         "validate_core_h": result["seconds"]["validate"] * CORES * scale / 3600,
         "release_bytes": release_bytes,
-        "put_requests": release_bytes / PART_BYTES + 5 * num_shards,
-        "head_requests": 9 * num_shards,
+        "put_requests": release_bytes / PART_BYTES + 5 * shards,
+        "head_requests": 9 * shards,
     }
 
 
