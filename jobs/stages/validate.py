@@ -122,7 +122,7 @@ def measure_new(
     reference = loading.result() if loading else None
     reports: dict[str, CollectionReport] = {}
     gates = list(inspection.gates)
-    for name, sample in inspection.samples.items():
+    for name, sample in sorted(inspection.samples.items()):
         num_items = sum(shard.entry.num_items for shard in shards if shard.collection == name)
         report, found = choose_ef_search(run.config, name, num_items, sample, query_sets[name], hits[name])
         gates += found
