@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -23,6 +24,7 @@ from flow.worlds import (
 )
 from support.documented import columns_of
 
+from cluster.fanout import fan_out
 from indexing import open_release
 from indexing.encoder import resolve_dtype
 from indexing.errors import ValidationFailed
@@ -260,3 +262,21 @@ def test_files_of_the_workspace_have_the_documented_columns(fresh_world: World) 
         schema = pq.read_schema(next(fresh_world.folder.glob(f"workspace/items/*/{kind}-*.parquet")))
         found = [(field.name, re.sub(r"\w+: |\[32\]$", "", str(field.type))) for field in schema]
         assert found == [(name, column.replace("[dim]", "")) for name, column in columns_of(section)]
+
+
+def test_a_report_is_the_same_whichever_shard_was_measured_first(
+    fresh_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh_world.run("build")
+    reports = []
+    for is_backwards in (False, True):
+
+        def in_order(*arguments: Any, is_backwards: bool = is_backwards, **settings: Any) -> list[Any]:
+            return sorted(fan_out(*arguments, **settings), key=lambda one: str(one[0]), reverse=is_backwards)
+
+        for module in ("inspect", "shard_search"):
+            monkeypatch.setattr(f"jobs.quality.{module}.fan_out", in_order)
+        validated = fresh_world.copied(tmp_path / str(is_backwards)).run("validate").outcome.validated
+        assert validated is not None
+        reports.append(validated.report.to_bytes())
+    assert reports[0] == reports[1]
