@@ -1,6 +1,5 @@
 """Items through tasks, a pool of actors, and tasks again: a streaming pipeline of Ray Data, with its back-pressure."""
 
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -9,7 +8,7 @@ import pyarrow as pa
 import ray
 
 from cluster.resources import MALLOC
-from cluster.streaming import quiet_context, rows_of
+from cluster.streaming import as_rows, quiet_context, results_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -56,7 +55,7 @@ def through_actors(
         return before(items[batch["item"][0].as_py()])
 
     def after_actor(row: pa.Table) -> pa.Table:
-        return pa.table({"result": pa.array([pickle.dumps(after(row))], pa.binary())})
+        return as_rows(after(row))
 
     most = min(pool.max_actors, len(items))
     arrow: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": 1, "zero_copy_batch": True}
@@ -79,5 +78,4 @@ def through_actors(
             **arrow,
         )
         results = made.map_batches(after_actor, **tasks)
-        for row in rows_of(results, what=what, num_tasks=len(items)):
-            yield pickle.loads(row["result"])
+        yield from results_of(results, what=what, num_tasks=len(items))

@@ -1,13 +1,12 @@
 """Rows of many tasks, each to its bucket, by Ray Data's own shuffle with its spilling and its retries."""
 
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import pyarrow as pa
 import ray
 
-from cluster.streaming import quiet_context, rows_of
+from cluster.streaming import as_rows, quiet_context, results_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,13 +33,11 @@ def shuffle(
         yield from read(items[batch["item"][0].as_py()])
 
     def write_bucket(rows: pa.Table) -> pa.Table:
-        results = [pickle.dumps(write(rows))] if rows.num_rows else []
-        return pa.table({"result": pa.array(results, pa.binary())})
+        return as_rows(write(rows)) if rows.num_rows else as_rows()
 
     with quiet_context(target_max_block_size=None):  # a bucket is one block
         numbers = ray.data.from_items(list(range(len(items))), override_num_blocks=len(items))
         rows = numbers.map_batches(read_item, batch_format="pyarrow", batch_size=1, zero_copy_batch=True)
         buckets = rows.sort(BUCKET, boundaries=list(range(1, num_buckets)))
         results = buckets.map_batches(write_bucket, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
-        for row in rows_of(results, what=what, num_tasks=len(items)):
-            yield pickle.loads(row["result"])
+        yield from results_of(results, what=what, num_tasks=len(items))

@@ -1,11 +1,13 @@
 """How this project runs Ray Data."""
 
 import logging
+import pickle
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pyarrow as pa
 from ray.data import DataContext, Dataset
 from ray.data._internal.execution.operators.shuffle_operators import shuffle_reduce_operator
 from ray.data._internal.planner import plan_all_to_all_op
@@ -36,9 +38,15 @@ def quiet_context(**settings: Any) -> Iterator[None]:
         yield
 
 
-def rows_of(dataset: Dataset, *, what: str, num_tasks: int) -> Iterator[dict[str, Any]]:
-    """The rows as they come. Raises as `fan_out` does."""
+def as_rows(*results: Any) -> pa.Table:
+    """What the last tasks of a dataset return for these results: a row for each."""
+    return pa.table({"result": pa.array([pickle.dumps(result) for result in results], pa.binary())})
+
+
+def results_of(dataset: Dataset, *, what: str, num_tasks: int) -> Iterator[Any]:
+    """The results that went into `as_rows`, as they come. Raises as `fan_out` does."""
     try:
-        yield from dataset.iter_rows()
+        for row in dataset.iter_rows():
+            yield pickle.loads(row["result"])
     except RayError as error:
         raise_failures([error], what=what, num_tasks=num_tasks)

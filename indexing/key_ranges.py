@@ -20,6 +20,9 @@ class KeyRange:
     low: int
     high: int
 
+    def overlaps(self, other: "KeyRange") -> bool:
+        return self.low <= other.high and other.low <= self.high
+
 
 def num_shards(num_items: int, rows_per_shard: int, before: int | None = None) -> int:
     """Shards that a collection of `num_items` gets, at least one: none has more than `MAX_FILL` times `rows_per_shard`.

@@ -8,7 +8,6 @@ Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search u
 
 import struct
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +99,6 @@ class Graph:
     def vectors(self, labels: np.ndarray) -> np.ndarray:
         """float32 (num_labels, dim)."""
         return np.asarray(self._index.get_items(labels), dtype=np.float32)
-
-    def blocks(self, block_rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(labels, float32 (at most block_rows, dim)) over all items, by label."""
-        labels = self.labels
-        for start in range(0, len(labels), block_rows):
-            block = labels[start : start + block_rows]
-            yield block, self.vectors(block)
 
     def search(self, queries: np.ndarray, k: int, ef: int, num_threads: int) -> tuple[np.ndarray, np.ndarray]:
         """The approximate k best of each query: labels int64 (num_queries, k), inner products float32, best first.

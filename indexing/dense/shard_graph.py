@@ -30,6 +30,7 @@ class Segment:
         """`is_live`: bool (num_rows,). `nodes`: int32 (num_rows,), or None where row i has node i."""
         self._graph, self._nodes = graph, nodes
         self.rows = np.flatnonzero(is_live)
+        self._num_nodes = len(self.rows)
         if nodes is None:
             graph.delete(np.flatnonzero(~is_live))
         else:
@@ -47,14 +48,14 @@ class Segment:
         self._members = self.rows[order]
         self._starts = np.cumsum(self._counts) - self._counts
         self._graph.delete(np.flatnonzero(self._counts == 0))
+        self._num_nodes = int(np.count_nonzero(self._counts))
 
     def search(self, queries: np.ndarray, k: int, ef: int, num_threads: int) -> tuple[np.ndarray, np.ndarray]:
         """The k best rows (or all, where there are fewer) of each query: int64 and scores float32, best first.
 
         Rows that share a node come in the order of their item ids.
         """
-        num_nodes = len(self.rows) if self._nodes is None else int((self._counts > 0).sum())
-        nodes, scores = self._graph.search(queries, min(k, num_nodes), ef, num_threads)
+        nodes, scores = self._graph.search(queries, min(k, self._num_nodes), ef, num_threads)
         if self._nodes is None:
             return nodes, scores
         ends = np.minimum(np.cumsum(self._counts[nodes], axis=1), min(k, len(self.rows)))

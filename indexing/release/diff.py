@@ -177,7 +177,7 @@ def _rows_of_range(side: Side | None, each: Range, fetch: Fetch) -> pa.Table:
     if side is None:
         return tables[0]
     for shard, mine in side.shards:
-        if mine.low <= each.keys.high and each.keys.low <= mine.high:
+        if mine.overlaps(each.keys):
             rows = read_live_rows(fetch, shard, f"collection {side.name} shard {shard.number}")
             rows = rows.append_column("shard", pa.array(np.full(rows.num_rows, shard.number)))
             tables.append(rows.filter(pa.array(is_in(id_keys(rows["item_id"].to_pylist()), each.keys))))

@@ -27,7 +27,7 @@ class BaseShard:
 
     def has(self, collection: str, keys: KeyRange) -> bool:
         """Whether it may hold items of the collection with keys of the range."""
-        return self.collection == collection and self.keys.low <= keys.high and keys.low <= self.keys.high
+        return self.collection == collection and self.keys.overlaps(keys)
 
 
 @dataclass(frozen=True)

@@ -91,9 +91,10 @@ def apply_sweep(workspace: Store, sweep: Sweep, check: Callable[[], None]) -> in
 
 
 def delete_night(workspace: Store, folders: Sequence[str], blobs: Sequence[str], keep: str) -> None:
-    """Deletes artifacts, their markers first, and blobs, but not the file `keep`."""
+    """Deletes artifacts, their markers first, and those of the blobs that are there, but not the file `keep`."""
     keys = [info.key for folder in folders for info in workspace.list(f"{folder}/") if info.key != keep]
+    keys += {info.key for info in workspace.list(BLOBS_PREFIX)}.intersection(blobs)
     markers = [key for key in keys if key.endswith(f"/{DONE}")]
     with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="sweep") as pool:
-        for group in (markers, sorted({*keys, *blobs} - {*markers})):
+        for group in (markers, sorted({*keys} - {*markers})):
             list(pool.map(workspace.delete, group))

@@ -77,6 +77,13 @@ def test_a_changed_shard_is_verified_with_all_its_files(
     assert parse_release(release_to_bytes(release)) == release
 
 
+def assert_refused(store: Store, release: Release, message: str, tmp_path: Path) -> None:
+    """Both by who verifies it and by who opens it."""
+    for read in (lambda: verify_release(store, release), lambda: open_release(store.url, cache_dir=tmp_path / "c")):
+        with pytest.raises(DamagedError, match=message):
+            read()
+
+
 def other_file(maker: ReleaseMaker, name: str, table: pa.Table) -> Blob:
     pq.write_table(table, maker.folder / name)
     return maker.add_file(maker.folder / name)
@@ -123,9 +130,7 @@ def test_tombstones_that_do_not_fit_are_refused(
 ) -> None:
     shard = with_tombstones(maker, collection.shards[0], labels)
     release = publish(maker, store, replace(collection, shards=(shard,)))
-    for read in (lambda: verify_release(store, release), lambda: open_release(store.url, cache_dir=tmp_path / "c")):
-        with pytest.raises(DamagedError, match=message):
-            read()
+    assert_refused(store, release, message, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -149,9 +154,7 @@ def test_deltas_of_version_1_that_do_not_fit_are_refused(
 ) -> None:
     shard = as_version_1(maker, collection.shards[0], ids, vectors)
     release = maker.publish(store, replace(collection, shards=(shard,)), format_version=1)
-    for read in (lambda: verify_release(store, release), lambda: open_release(store.url, cache_dir=tmp_path / "c")):
-        with pytest.raises(DamagedError, match=message):
-            read()
+    assert_refused(store, release, message, tmp_path)
 
 
 def test_an_item_that_came_again_without_a_tombstone_is_found(
@@ -178,9 +181,7 @@ def test_graphs_of_deltas_that_do_not_fit_are_refused(
 ) -> None:
     shard = with_graph(maker, collection.shards[0], vectors)
     release = publish(maker, store, replace(collection, shards=(shard,)))
-    for read in (lambda: verify_release(store, release), lambda: open_release(store.url, cache_dir=tmp_path / "c")):
-        with pytest.raises(DamagedError, match=message):
-            read()
+    assert_refused(store, release, message, tmp_path)
 
 
 def test_a_release_of_version_1_answers_with_its_deltas(
